@@ -1,0 +1,144 @@
+"""What a piece of hardware must offer: an arm, a gripper, a camera, a tracker and a clock.
+
+Anything with these methods will do; nothing here is inherited from. Quantities are SI, poses position and
+`quat_xyzw`, wrenches positive when the robot pushes on the world.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from drivers.impedance import ImpedanceGains
+
+__all__ = ["Arm", "ArmState", "Camera", "Clock", "Frame", "Gripper", "TrackedPose", "Tracker"]
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ArmState:
+    """One reading of an arm.
+
+    Attributes:
+        time_s: When it was taken, on the cell's clock [s].
+        q, qd: Joint positions [rad] and velocities [rad/s], shape (n,).
+        torque: Commanded joint torques [N m], shape (n,).
+        tcp_pose: Of the tool centre point in `base`, shape (7,).
+        twist_tcp: Linear [m/s] and angular [rad/s] velocity, expressed in `tcp`, shape (6,).
+        wrench_tcp: Force [N] and torque [N m] that the robot exerts on the world, in `tcp`, at the tcp, shape (6,).
+    """
+
+    time_s: float
+    q: Array
+    qd: Array
+    torque: Array
+    tcp_pose: Array
+    twist_tcp: Array
+    wrench_tcp: Array
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One picture: `image` uint8, shape (H, W, 3), RGB, taken at `time_s` on the cell's clock."""
+
+    time_s: float
+    image: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class TrackedPose:
+    """Where an object was seen: `pose` in `base`, shape (7,), at `time_s` on the cell's clock."""
+
+    time_s: float
+    pose: Array
+
+
+class Clock(Protocol):
+    """The only way time passes."""
+
+    def now(self) -> float:
+        """Seconds since an arbitrary start."""
+        ...
+
+    def wait_until(self, time_s: float) -> None:
+        """Return at `time_s`: a real clock sleeps, the twin's runs its physics up to then."""
+        ...
+
+
+class Arm(Protocol):
+    """A robot arm that follows a target pose compliantly. A context manager; connecting never moves it."""
+
+    def connect(self) -> None:
+        """Reach the arm. Its first target is its measured pose. Raises DeviceConnectionError."""
+        ...
+
+    def state(self) -> ArmState:
+        """The newest reading. Raises StaleStateError, DeviceFaultError."""
+        ...
+
+    def command(self, target_pose: Array) -> None:
+        """Follow `target_pose` of the tcp in `base`, shape (7,), from now on. Raises SafetyError, DeviceFaultError."""
+        ...
+
+    def set_impedance(self, gains: ImpedanceGains) -> None:
+        """Change how stiffly the target is held."""
+        ...
+
+    def move_to_joints(self, q: Array, duration_s: float) -> None:
+        """Move to joint angles [rad], shape (n,), in `duration_s`, and rest there."""
+        ...
+
+    def move_to_pose(self, pose: Array, duration_s: float) -> None:
+        """Move the tcp to a pose in `base`, shape (7,), in `duration_s`, and rest there."""
+        ...
+
+    def recover(self) -> None:
+        """Clear a fault once, holding the measured pose. Raises DeviceFaultError when it persists."""
+        ...
+
+    def stop(self) -> None:
+        """Stop moving and hold."""
+        ...
+
+    def close(self) -> None:
+        """Stop and let go of the connection."""
+        ...
+
+
+class Gripper(Protocol):
+    """A parallel gripper."""
+
+    max_opening: float  # [m]
+
+    def opening(self) -> float:
+        """Measured distance between the fingers [m]."""
+        ...
+
+    def command(self, opening: float) -> None:
+        """Move towards an opening [m], gripping whatever is between."""
+        ...
+
+
+class Camera(Protocol):
+    """A colour camera."""
+
+    height: int
+    width: int
+
+    def read(self) -> Frame:
+        """The newest picture. Raises DeviceTimeoutError, StaleStateError."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the camera."""
+        ...
+
+
+class Tracker(Protocol):
+    """Says where named objects are."""
+
+    def poses(self) -> dict[str, TrackedPose]:
+        """The newest pose of every object seen so far, by name."""
+        ...

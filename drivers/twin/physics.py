@@ -1,0 +1,137 @@
+"""Physics and impedance law in one compiled loop.
+
+MuJoCo is called by symbol from compiled code, so a control step of many ticks crosses into Python once. Between
+`mj_step1` (kinematics, bias forces) and `mj_step2` (forces, integration) the law reads the state it will act on.
+"""
+
+import ctypes
+from pathlib import Path
+from typing import NamedTuple
+
+import llvmlite.binding
+import mujoco
+import numpy as np
+from numba import njit, types
+from numpy.typing import NDArray
+
+from drivers.impedance import impedance_torque
+
+__all__ = ["ArmViews", "advance", "bare_steps", "measure"]
+
+Array = NDArray[np.float64]
+Indices = NDArray[np.int32]
+
+_library = next(Path(mujoco.__file__).parent.glob("libmujoco.*"))
+ctypes.CDLL(str(_library))
+llvmlite.binding.load_library_permanently(str(_library))
+_signature = types.void(types.intp, types.intp)
+_mj_step = types.ExternalFunction("mj_step", _signature)
+_mj_step1 = types.ExternalFunction("mj_step1", _signature)
+_mj_step2 = types.ExternalFunction("mj_step2", _signature)
+
+WRENCH_BLEND = 0.05  # low-pass of the contact torque per tick of 1 ms: a time constant of 20 ms
+WRENCH_DAMPING = 1e-4  # lambda^2 of the damped inverse that turns joint torques into a wrench
+
+
+class ArmViews(NamedTuple):
+    """Views into `mjData` and indices of one arm, in the order `advance` reads them."""
+
+    dofs: Indices
+    hinges: NDArray[np.bool_]
+    joint_anchor: Array
+    joint_axis: Array
+    joint_ids: Indices
+    site_position: Array
+    site_matrix: Array
+    qpos: Array
+    qpos_ids: Indices
+    qvel: Array
+    bias: Array
+    constraint: Array
+    applied: Array
+
+
+@njit(cache=True)
+def measure(arm: ArmViews, tcp_pose: Array, jacobian: Array, q: Array, qd: Array, bias: Array) -> None:
+    """Read pose (xyzw), Jacobian (linear first), joint state and bias of the arm as MuJoCo has them. Allocates nothing."""
+    m = arm.site_matrix
+    for i in range(3):
+        tcp_pose[i] = arm.site_position[i]
+    trace = m[0] + m[4] + m[8]
+    if trace >= m[0] and trace >= m[4] and trace >= m[8]:
+        x, y, z, w = m[7] - m[5], m[2] - m[6], m[3] - m[1], 1.0 + trace
+    elif m[0] >= m[4] and m[0] >= m[8]:
+        x, y, z, w = 1.0 + m[0] - m[4] - m[8], m[3] + m[1], m[6] + m[2], m[7] - m[5]
+    elif m[4] >= m[8]:
+        x, y, z, w = m[1] + m[3], 1.0 + m[4] - m[8] - m[0], m[7] + m[5], m[2] - m[6]
+    else:
+        x, y, z, w = m[2] + m[6], m[5] + m[7], 1.0 + m[8] - m[0] - m[4], m[3] - m[1]
+    norm = np.sqrt(x * x + y * y + z * z + w * w)
+    tcp_pose[3], tcp_pose[4], tcp_pose[5], tcp_pose[6] = x / norm, y / norm, z / norm, w / norm
+    for j in range(arm.dofs.shape[0]):
+        joint = arm.joint_ids[j]
+        ax, ay, az = arm.joint_axis[joint, 0], arm.joint_axis[joint, 1], arm.joint_axis[joint, 2]
+        if arm.hinges[j]:
+            rx = tcp_pose[0] - arm.joint_anchor[joint, 0]
+            ry = tcp_pose[1] - arm.joint_anchor[joint, 1]
+            rz = tcp_pose[2] - arm.joint_anchor[joint, 2]
+            jacobian[0, j] = ay * rz - az * ry
+            jacobian[1, j] = az * rx - ax * rz
+            jacobian[2, j] = ax * ry - ay * rx
+            jacobian[3, j], jacobian[4, j], jacobian[5, j] = ax, ay, az
+        else:
+            jacobian[0, j], jacobian[1, j], jacobian[2, j] = ax, ay, az
+            jacobian[3, j], jacobian[4, j], jacobian[5, j] = 0.0, 0.0, 0.0
+        dof = arm.dofs[j]
+        q[j] = arm.qpos[arm.qpos_ids[j]]
+        qd[j] = arm.qvel[dof]
+        bias[j] = arm.bias[dof]
+
+
+@njit(cache=True)
+def advance(
+    model: int,
+    data: int,
+    ticks: int,
+    arm: ArmViews,
+    gains: Array,
+    joints: Array,
+    memory: Array,
+    target_pose: Array,
+    tcp_pose: Array,
+    jacobian: Array,
+    q: Array,
+    qd: Array,
+    bias: Array,
+    torque: Array,
+    contact_torque: Array,
+) -> int:
+    """Run `ticks` ticks of physics with the law in each.
+
+    Args:
+        model, data: Addresses of `mjModel` and `mjData`.
+        contact_torque: Low-passed joint torque that contacts exert on the arm [N m], shape (n,), updated.
+        The rest: as in `impedance_torque`.
+
+    Returns:
+        The worst status of the law over the ticks.
+    """
+    worst = 0
+    for _ in range(ticks):
+        _mj_step1(model, data)
+        measure(arm, tcp_pose, jacobian, q, qd, bias)
+        status = impedance_torque(gains, joints, memory, target_pose, tcp_pose, jacobian, q, qd, bias, torque)
+        worst = max(worst, status)
+        for j in range(q.shape[0]):
+            arm.applied[arm.dofs[j]] = torque[j]
+        _mj_step2(model, data)
+        for j in range(q.shape[0]):
+            contact_torque[j] += WRENCH_BLEND * (arm.constraint[arm.dofs[j]] - contact_torque[j])
+    return worst
+
+
+@njit(cache=True)
+def bare_steps(model: int, data: int, ticks: int) -> None:
+    """`mj_step` alone, as often: the reference that `advance` is measured against."""
+    for _ in range(ticks):
+        _mj_step(model, data)

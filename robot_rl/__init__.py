@@ -1,0 +1,1 @@
+"""Learning: tensors, episodes, rewards and training loops. Knows Gymnasium, no hardware, no ROS, no MuJoCo."""

@@ -1,0 +1,100 @@
+"""Every hyper-parameter of the learner, with its unit and its origin."""
+
+from dataclasses import dataclass, fields
+
+from robot_rl.errors import ConfigError
+
+_CHOICES = {
+    "activation": ("tanh", "relu"),
+    "critic_head": ("scalar", "hl_gauss"),
+    "actor_value": ("mean", "min"),
+    "std_parameterization": ("exp", "softplus"),
+    "bc_loss": ("mse", "nll"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentConfig:
+    """Hyper-parameters of `robot_rl.agent.SACAgent`; the defaults are SERL's for state observations.
+
+    Attributes:
+        hidden_sizes: Widths of the hidden layers of actor and critics.
+        activation: ``tanh`` or ``relu``, after each LayerNorm.
+        critics: Number of critics, E.
+        critics_in_target: M target critics, drawn anew for each update, whose minimum is bootstrapped from (REDQ).
+        critic_head: ``scalar`` (squared TD error) or ``hl_gauss`` (cross-entropy on a histogram of values).
+        value_bins: Bins of the histogram head.
+        value_min: Lower edge of the histogram [return].
+        value_max: Upper edge of the histogram [return].
+        value_sigma_bins: Standard deviation of the histogram's Gaussian targets [bin widths].
+        actor_value: What the actor ascends: ``mean`` of all critics, or ``min`` of a random subset of M.
+        std_parameterization: How the actor's output becomes a standard deviation, ``exp`` or ``softplus``.
+        std_min: Smallest standard deviation before the tanh [action units].
+        std_max: Largest standard deviation before the tanh [action units].
+        learning_rate: Adam's step size for actor, critics and temperature.
+        warmup_steps: Optimiser steps over which the step size rises linearly from zero.
+        tau: Share by which target critics move towards the critics at every update.
+        policy_delay: Critic updates per actor update.
+        temperature_init: Initial entropy temperature.
+        target_entropy: Entropy the temperature is steered to [nats]; None means -dim(A)/2.
+        entropy_backup: Whether the bootstrapped value contains the entropy term.
+        bc_weight: Weight of the imitation term in the actor loss, on demonstration samples; 0 switches it off.
+        bc_loss: Imitation term: ``mse`` to the mean action, or ``nll`` of the demonstrated one.
+        bc_q_filter: Imitate only where the critics rate the demonstrated action above the actor's own.
+        imitation_bootstrap: Keep a frozen cloned policy; act and bootstrap with the better rated of its action and the
+            actor's (IBRL, arXiv 2311.02198). Takes effect once `SACAgent.freeze_imitation` was called.
+        fused: Use the fused CPU kernels (ignored on other devices); the plain torch path gives the same numbers up
+            to float32 rounding.
+    """
+
+    hidden_sizes: tuple[int, ...] = (256, 256)
+    activation: str = "tanh"
+    critics: int = 10
+    critics_in_target: int = 2
+    critic_head: str = "scalar"
+    value_bins: int = 101
+    value_min: float = -10.0
+    value_max: float = 10.0
+    value_sigma_bins: float = 0.75
+    actor_value: str = "mean"
+    std_parameterization: str = "exp"
+    std_min: float = 1e-5
+    std_max: float = 5.0
+    learning_rate: float = 3e-4
+    warmup_steps: int = 0
+    tau: float = 0.005
+    policy_delay: int = 8
+    temperature_init: float = 0.01
+    target_entropy: float | None = None
+    entropy_backup: bool = False
+    bc_weight: float = 0.0
+    bc_loss: str = "mse"
+    bc_q_filter: bool = False
+    imitation_bootstrap: bool = False
+    fused: bool = True
+
+    def __post_init__(self) -> None:
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ConfigError(f"agent.{name} is {getattr(self, name)!r}; choose one of {', '.join(choices)}")
+        if not 1 <= self.critics_in_target <= self.critics:
+            raise ConfigError(
+                f"agent.critics_in_target is {self.critics_in_target}; it must lie between 1 and agent.critics"
+                f" ({self.critics})",
+                limit=self.critics,
+            )
+        if not self.hidden_sizes or min(self.hidden_sizes) < 1:
+            raise ConfigError(f"agent.hidden_sizes is {self.hidden_sizes}; it needs at least one positive width")
+        for name in ("learning_rate", "tau", "policy_delay", "temperature_init", "std_min", "value_sigma_bins"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"agent.{name} is {getattr(self, name)}; it must be positive")
+        for low, high in (("std_min", "std_max"), ("value_min", "value_max")):
+            if getattr(self, low) >= getattr(self, high):
+                raise ConfigError(
+                    f"agent.{low} ({getattr(self, low)}) must be below agent.{high} ({getattr(self, high)})"
+                )
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """Names of all hyper-parameters, in order."""
+        return tuple(field.name for field in fields(cls))

@@ -1,0 +1,26 @@
+"""What one gradient step learns from."""
+
+from typing import NamedTuple
+
+import torch
+
+
+class Batch(NamedTuple):
+    """B transitions of up to n steps each; float32, C-contiguous, all on one device.
+
+    Attributes:
+        observation: Where each transition starts, flat (see `robot_rl.observation`), shape (B, D).
+        action: The action executed there, policy frame, shape (B, A).
+        reward: Discounted sum of the k <= n rewards of the transition, shape (B,).
+        discount: What the value of `next_observation` is multiplied by: gamma**k, or 0 where the task
+            terminated within the k steps, shape (B,).
+        next_observation: The observation k steps on, shape (B, D).
+        is_demo: 1 where the transition comes from the demonstrations, else 0, shape (B,).
+    """
+
+    observation: torch.Tensor
+    action: torch.Tensor
+    reward: torch.Tensor
+    discount: torch.Tensor
+    next_observation: torch.Tensor
+    is_demo: torch.Tensor

@@ -1,0 +1,139 @@
+"""Actor and critics: what the flat ensembles of `robot_rl.ensemble` mean."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from robot_rl import losses
+from robot_rl.agent_config import AgentConfig
+from robot_rl.ensemble import Adam, EnsembleMLP, MLPShape
+
+# Actions this close to the border have no finite inverse tanh in float32.
+ACTION_LIMIT = 1.0 - 1e-5
+
+
+class TanhGaussian(NamedTuple):
+    """Distribution of a = tanh(u), u ~ N(mean, std); both of shape (B, A)."""
+
+    mean: Tensor
+    std: Tensor
+
+    def mode(self) -> Tensor:
+        return torch.tanh(self.mean)
+
+    def sample(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Reparameterised sample.
+
+        Args:
+            noise: Standard normal, shape (B, A).
+
+        Returns:
+            Action in (-1, 1), shape (B, A), and its log-density [nats], shape (B,).
+        """
+        pre_tanh = torch.addcmul(self.mean, self.std, noise)
+        return torch.tanh(pre_tanh), losses.tanh_gaussian_log_probability(pre_tanh, self.mean, self.std)
+
+    def action(self, noise: Tensor) -> Tensor:
+        """A sample without its density, shape (B, A)."""
+        return torch.tanh(torch.addcmul(self.mean, self.std, noise))
+
+    def log_probability(self, action: Tensor) -> Tensor:
+        """Log-density of given actions [nats], shape (B,); actions on the border count as just inside."""
+        pre_tanh = torch.atanh(action.clamp(-ACTION_LIMIT, ACTION_LIMIT))
+        return losses.tanh_gaussian_log_probability(pre_tanh, self.mean, self.std)
+
+
+class Actor:
+    """Tanh-Gaussian policy on an encoded observation, shape (B, L).
+
+    Args:
+        latent_dim: L.
+        action_dim: A.
+        config: Widths, activation, standard-deviation limits.
+        generator: Source of the initial weights.
+        device: Where it lives.
+    """
+
+    def __init__(
+        self, latent_dim: int, action_dim: int, config: AgentConfig, generator: torch.Generator, device: str = "cpu"
+    ) -> None:
+        shape = MLPShape((latent_dim, *config.hidden_sizes, 2 * action_dim), config.activation)
+        self.mlp = EnsembleMLP(1, shape, generator, output_gain=0.01, device=device, fused=config.fused)
+        self._config = config
+
+    @property
+    def parameters(self) -> Tensor:
+        return self.mlp.parameters
+
+    def __call__(self, latent: Tensor) -> TanhGaussian:
+        mean, raw = self.mlp(latent)[0].chunk(2, dim=-1)
+        std = raw.exp() if self._config.std_parameterization == "exp" else functional.softplus(raw)
+        return TanhGaussian(mean, std.clamp(self._config.std_min, self._config.std_max))
+
+
+class Critics:
+    """E action-value functions on (encoded observation, action), with a scalar or a histogram head.
+
+    Args:
+        latent_dim: L.
+        action_dim: A.
+        config: Number of critics, widths, head.
+        generator: Source of the initial weights.
+        device: Where they live.
+    """
+
+    def __init__(
+        self, latent_dim: int, action_dim: int, config: AgentConfig, generator: torch.Generator, device: str = "cpu"
+    ) -> None:
+        self.histogram = config.critic_head == "hl_gauss"
+        outputs = config.value_bins if self.histogram else 1
+        shape = MLPShape((latent_dim + action_dim, *config.hidden_sizes, outputs), config.activation)
+        self.mlp = EnsembleMLP(config.critics, shape, generator, device=device, fused=config.fused)
+        if self.histogram:
+            self._edges = torch.linspace(config.value_min, config.value_max, config.value_bins + 1, device=device)
+            self._centres = 0.5 * (self._edges[1:] + self._edges[:-1])
+            bin_width = (config.value_max - config.value_min) / config.value_bins
+            self._sigma = config.value_sigma_bins * bin_width
+
+    @property
+    def parameters(self) -> Tensor:
+        return self.mlp.parameters
+
+    def values(self, latent: Tensor, action: Tensor, train: bool = False) -> Tensor:
+        """Q of every critic, shape (E, B); gradients reach latent and action, and with ``train`` the critics."""
+        return self._value(self.mlp(torch.cat((latent, action), -1), train))
+
+    def subset_values(self, latent: Tensor, action: Tensor, index: Tensor) -> Tensor:
+        """Q of the critics named by ``index``, shape (M, B), without gradients; the others are not evaluated."""
+        return self._value(self.mlp.evaluate_subset(torch.cat((latent, action), -1), index))
+
+    def loss(self, latent: Tensor, action: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss of all critics against shared targets, shape (B,); returns it and the detached values, shape (E, B)."""
+        out = self.mlp(torch.cat((latent, action), -1))
+        values = self._value(out)
+        if not self.histogram:
+            return losses.critic_loss(values, target), values.detach()
+        probabilities = losses.hl_gauss_probabilities(target, self._edges, self._sigma)
+        return losses.hl_gauss_loss(out, probabilities), values.detach()
+
+    @property
+    def can_regress(self) -> bool:
+        """Whether `regress` may stand for `loss`, its gradient and the optimiser: scalar values on the fused kernels."""
+        return self.mlp.fused and not self.histogram
+
+    def regress(
+        self, latent: Tensor, action: Tensor, target: Tensor, adam: Adam, averaged: "Critics", tau: float
+    ) -> Tensor:
+        """One optimiser step towards the targets and one Polyak step of ``averaged``; returns the values, (E, B)."""
+        return self.mlp.regress(torch.cat((latent, action), -1), target, adam, averaged.parameters, tau)
+
+    def _value(self, out: Tensor) -> Tensor:
+        return (out.softmax(-1) * self._centres).sum(-1) if self.histogram else out.squeeze(-1)
+
+
+def softplus_inverse(value: float) -> float:
+    """x with log(1 + e^x) = value, for value > 0."""
+    return value + math.log(-math.expm1(-value))

@@ -1,0 +1,323 @@
+"""Steps in memory, and the n-step batches drawn from them.
+
+Rows are laid out as in the episode store: an episode of T steps is T + 1 rows, the last with the final observation
+alone, in a ring of preallocated arrays. Each image is kept once, in its own type. A row is a transition when the row
+after it continues its episode, so nothing crosses an episode's edge; the newest step of an open episode becomes one
+with the step that follows it. When the ring is full the oldest row makes way, and its transition with it.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from robot_rl.batch import Batch
+from robot_rl.errors import ConfigError, ShapeError, StoreError
+from robot_rl.observation import ObservationLayout, check_array
+from robot_rl.replay_gather import gather
+from robot_rl.replay_source import store_blocks
+
+if TYPE_CHECKING:
+    from robot_rl.store import EpisodeStore
+
+
+class ImageBatch(NamedTuple):
+    """The images of a batch by leaf name (`observation/images/wrist`), uint8, shape (B, H, W, 3)."""
+
+    observation: dict[str, torch.Tensor]
+    next_observation: dict[str, torch.Tensor]
+
+
+class ReplayBuffer:
+    """The newest `capacity` rows. Not thread-safe.
+
+    Attributes:
+        layout: Where each leaf of an observation goes in the flat vector.
+        capacity: Rows held at most; final rows count.
+        rows: Rows ever added.
+        observation_space: Space of the observations added.
+        action_space: Space of the actions added.
+    """
+
+    def __init__(self, observation_space: gym.Space[Any], action_space: gym.Space[Any], capacity: int) -> None:
+        """Allocate the ring; memory is touched only as rows arrive.
+
+        Raises:
+            ConfigError: A space of another kind than Box or Dict of Box, or a capacity below 2 rows.
+        """
+        if not isinstance(action_space, gym.spaces.Box) or len(action_space.shape) != 1:
+            raise ConfigError(f"The action space is {action_space}; replay holds actions of a Box of one dimension.")
+        if capacity < 2:
+            raise ConfigError(f"A replay capacity of {capacity} rows holds no transition; 2 is the least.")
+        self.observation_space, self.action_space = observation_space, action_space
+        self.layout = ObservationLayout(observation_space)
+        self.capacity = capacity
+        self.rows = 0
+        self._observation = np.empty((capacity, self.layout.size), np.float32)
+        self._action = np.empty((capacity, action_space.shape[0]), np.float32)
+        self._reward = np.empty(capacity, np.float32)
+        self._terminated = np.empty(capacity, np.bool_)
+        self._linked = np.zeros(capacity, np.bool_)  # the next row continues this one's episode
+        leaves = self.layout.leaves
+        self._images = {
+            name: np.empty((capacity, *leaves[name].shape), leaves[name].dtype) for name in self.layout.images
+        }
+        self._valid = np.empty(capacity, np.int64)  # ring positions of the transitions, oldest first, itself a ring
+        self._valid_start = 0
+        self._valid_count = 0
+        self._newest: tuple[object, ...] | None = None  # whose the newest row is, if it can be continued
+        self._current: dict[str, NDArray[Any]] | None = None
+        self._serial = 0
+
+    def __len__(self) -> int:
+        """Number of transitions that can be drawn."""
+        return self._valid_count
+
+    def begin_episode(self, observation: object) -> None:
+        """Begin an episode; one still open is closed with its last observation as it is.
+
+        Raises:
+            ShapeError: The observation does not fit the space.
+        """
+        leaves = self._copy(observation)
+        if self._current is not None and self._newest == ("live", self._serial):
+            self._push_final()
+        self._serial += 1
+        self._current = leaves
+
+    def add(self, action: object, reward: float, terminated: bool, truncated: bool, next_observation: object) -> None:
+        """Add the step taken from the current observation.
+
+        Args:
+            action: As executed, shape (A,).
+            reward: Reward of the step.
+            terminated: The task ended there: its value is not bootstrapped.
+            truncated: The episode was cut there: bootstrapped from `next_observation`.
+            next_observation: What the step led to.
+
+        Raises:
+            ShapeError: Something of the wrong shape or type or not finite. Nothing is added.
+            StoreError: No episode was begun.
+        """
+        if self._current is None:
+            raise StoreError("No episode is open in the replay buffer. Call begin_episode first.")
+        action = check_array("action", action, self._action.shape[1:], np.dtype(np.float32))
+        if not np.isfinite(reward):
+            raise ShapeError(f"The reward is {reward}: it must be finite.", reward=reward)
+        leaves = self._copy(next_observation)
+        self._push_live(self._current, action, reward, terminated)
+        self._newest = ("live", self._serial)
+        self._current = leaves
+        if terminated or truncated:
+            self._push_final()
+
+    def _copy(self, observation: object) -> dict[str, NDArray[Any]]:
+        return {name: value.copy() for name, value in self.layout.split(observation).items()}
+
+    def _push_final(self) -> None:
+        assert self._current is not None
+        self._push_live(self._current, np.zeros(self._action.shape[1], np.float32), 0.0, False)
+        self._newest = self._current = None
+
+    def _push_live(
+        self, leaves: Mapping[str, NDArray[Any]], action: NDArray[Any], reward: float, terminated: bool
+    ) -> None:
+        rows = {**leaves, "action": action, "reward": np.float32(reward), "terminated": np.bool_(terminated)}
+        continues = np.array([self._newest == ("live", self._serial)])
+        self._push({name: np.asarray(value)[None] for name, value in rows.items()}, continues)
+
+    def _push(self, rows: Mapping[str, NDArray[Any]], continues: NDArray[np.bool_]) -> None:
+        """Add rows; `continues` says of each whether it continues the row before it. At most `capacity` rows."""
+        count = len(continues)
+        if count == self.capacity:  # the row before the first of these is overwritten too
+            continues = np.concatenate([[False], continues[1:]])
+        where = (self.rows + np.arange(count)) % self.capacity
+        self._forget(where)
+        self._observation[where] = self.layout.flatten_columns(rows, (count,))
+        self._action[where] = rows["action"]
+        self._reward[where] = rows["reward"]
+        self._terminated[where] = rows["terminated"]
+        for name, images in self._images.items():
+            images[where] = rows[name]
+        self._linked[where] = False
+        before = ((where - 1) % self.capacity)[continues]
+        self._linked[before] = True
+        slots = (self._valid_start + self._valid_count + np.arange(len(before))) % self.capacity
+        self._valid[slots] = before
+        self._valid_count += len(before)
+        self.rows += count
+
+    def _forget(self, where: NDArray[np.int64]) -> None:
+        """Drop the transitions of rows about to be overwritten: always the oldest ones."""
+        overwritten = int(self._linked[where].sum()) if self.rows + len(where) > self.capacity else 0
+        self._valid_start = (self._valid_start + overwritten) % self.capacity
+        self._valid_count -= overwritten
+
+    def extend_from_store(
+        self, store: "EpisodeStore", start: int = 0, stop: int | None = None, *, reward: str = "reward"
+    ) -> int:
+        """Add committed rows of a store; consecutive calls continue episodes, so a learner can tail a store.
+
+        Args:
+            store: Where the rows lie; its spaces must be this buffer's.
+            start: First row.
+            stop: One past the last row; all committed ones when None.
+            reward: Column the reward is taken from, for example that of a labeller.
+
+        Returns:
+            The row to go on from: `stop`.
+
+        Raises:
+            ConfigError: The store is of another task.
+            StoreError: The rows are not committed.
+            ShapeError: A step's reward is not finite, for example not labelled yet.
+        """
+        store.check_spaces(self.observation_space, self.action_space)
+        stop = store.rows if stop is None else stop
+        if stop - start > self.capacity:
+            start = stop - self.capacity
+        for block in store_blocks(store, self.layout, start, stop, reward=reward, longest=self.capacity):
+            self._push(block.rows, block.continues(self._newest))
+            self._newest = block.newest
+        return stop
+
+    def empty_batch(self, batch_size: int) -> Batch:
+        """Return memory for `sample(out=...)`."""
+        size, actions = self.layout.size, self._action.shape[1]
+        shapes = (
+            (batch_size, size),
+            (batch_size, actions),
+            (batch_size,),
+            (batch_size,),
+            (batch_size, size),
+            (batch_size,),
+        )
+        return Batch(*(torch.empty(shape) for shape in shapes))
+
+    def empty_images(self, batch_size: int) -> ImageBatch:
+        """Return memory for `sample(images=...)`."""
+
+        def empty() -> dict[str, torch.Tensor]:
+            return {n: torch.from_numpy(np.empty((batch_size, *a.shape[1:]), a.dtype)) for n, a in self._images.items()}
+
+        return ImageBatch(empty(), empty())
+
+    def sample(
+        self,
+        batch_size: int,
+        rng: np.random.Generator,
+        *,
+        n_step: int = 1,
+        gamma: float = 0.99,
+        out: Batch | None = None,
+        images: ImageBatch | None = None,
+    ) -> Batch:
+        """Draw transitions uniformly, with replacement. The same rng state and rows give the same batch.
+
+        Args:
+            batch_size: Number B of transitions.
+            rng: Source of the draw.
+            n_step: Rewards summed at most; fewer where the episode ends or its newest row is reached.
+            gamma: Discount per step.
+            out: A CPU batch to write into and return, overwriting what the last call with it returned. Fresh memory,
+                safe to keep, when None.
+            images: Filled with the images of the same transitions when given (`empty_images`).
+
+        Raises:
+            StoreError: There is no transition to draw.
+        """
+        out = self.empty_batch(batch_size) if out is None else out
+        self.sample_into(0, batch_size, rng, n_step, gamma, out, images, 0.0)
+        return out
+
+    def sample_into(
+        self,
+        start: int,
+        stop: int,
+        rng: np.random.Generator,
+        n_step: int,
+        gamma: float,
+        out: Batch,
+        images: ImageBatch | None,
+        is_demo: float,
+    ) -> None:
+        """Draw as `sample` does, into items `start` to `stop` of a batch, with its `is_demo` set.
+
+        Raises:
+            StoreError: There is no transition to draw.
+        """
+        if self._valid_count == 0:
+            raise StoreError("The replay buffer holds no transition yet. Add steps or demonstrations first.")
+        if n_step < 1:
+            raise ConfigError(f"n_step is {n_step}; it is at least 1.", n_step=n_step)
+        drawn = rng.integers(0, self._valid_count, stop - start)
+        drawn += self._valid_start
+        rows = self._valid.take(drawn, mode="wrap")
+        observation, action, reward, discount, following, demo = (tensor.numpy()[start:stop] for tensor in out)
+        demo[:] = is_demo
+        ends = gather(
+            rows,
+            n_step,
+            gamma,
+            self._observation,
+            self._action,
+            self._reward,
+            self._terminated,
+            self._linked,
+            observation,
+            action,
+            reward,
+            discount,
+            following,
+        )
+        if images is not None:
+            for name, stored in self._images.items():
+                stored.take(rows, axis=0, mode="clip", out=images.observation[name].numpy()[start:stop])
+                stored.take(ends, axis=0, mode="clip", out=images.next_observation[name].numpy()[start:stop])
+
+
+def sample_mixed(  # noqa: PLR0913 - two buffers and the arguments of `sample`
+    demo: ReplayBuffer,
+    online: ReplayBuffer,
+    batch_size: int,
+    rng: np.random.Generator,
+    *,
+    demo_fraction: float = 0.5,
+    n_step: int = 1,
+    gamma: float = 0.99,
+    out: Batch | None = None,
+    images: ImageBatch | None = None,
+) -> Batch:
+    """Draw a batch from demonstrations and online steps, as RLPD does; demonstrations come first in it.
+
+    Args:
+        demo: Demonstrations; while it is empty the whole batch is online.
+        online: Steps of this run; while it is empty the whole batch is demonstrations.
+        batch_size: Number B of transitions.
+        rng: Source of the draw.
+        demo_fraction: Share of demonstrations, rounded to a whole number of transitions.
+        n_step: As for `ReplayBuffer.sample`, like the rest.
+        gamma: Discount per step.
+        out: Batch to write into.
+        images: Images to fill.
+
+    Raises:
+        StoreError: Both are empty.
+        ConfigError: The fraction is outside [0, 1].
+    """
+    if not 0 <= demo_fraction <= 1:
+        raise ConfigError(f"demo_fraction is {demo_fraction}; it lies in [0, 1].", demo_fraction=demo_fraction)
+    split = round(demo_fraction * batch_size)
+    if len(online) == 0:
+        split = batch_size
+    if len(demo) == 0:
+        split = 0
+    out = online.empty_batch(batch_size) if out is None else out
+    if split > 0:
+        demo.sample_into(0, split, rng, n_step, gamma, out, images, 1.0)
+    if split < batch_size:
+        online.sample_into(split, batch_size, rng, n_step, gamma, out, images, 0.0)
+    return out

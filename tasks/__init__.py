@@ -1,0 +1,105 @@
+"""What is to be learnt: one folder a task, and the environment that turns a cell and a task into Gymnasium's."""
+
+from typing import Any
+
+import gymnasium as gym
+
+__all__ = ["TASKS", "make_env", "register"]
+
+TASKS: dict[str, str] = {
+    "reach": "tasks.reach:Reach",
+    "pick_cube": "tasks.pick_cube:PickCube",
+    "peg_insert": "tasks.peg_insert:PegInsert",
+}
+"""Built-in tasks: name on the command line to class."""
+
+
+def register() -> None:
+    """Register every task as `robot_rl/<Name>-v0`. Importing `tasks` does; so does the entry point `gymnasium.envs`."""
+    for target in TASKS.values():
+        name = f"robot_rl/{target.split(':')[1]}-v0"
+        if name in gym.registry:
+            continue
+        gym.register(
+            id=name,
+            entry_point="tasks:make_env",
+            kwargs={"task": target},
+            disable_env_checker=True,
+        )
+
+
+def make_env(
+    task: str,
+    *,
+    cell: str = "twin",
+    arm: str = "fr3",
+    observations: str = "state",
+    reward: str = "sparse",
+    frame: str = "start",
+    randomise: bool = False,
+    image_size: int = 128,
+    real_time: bool = False,
+    gripper_penalty: float = 0.0,
+    action_repeat: int = 1,
+    action_history: int = 0,
+    max_steps: int | None = None,
+    render_mode: str | None = None,
+) -> gym.Env[Any, Any]:
+    """Build a task's environment with its wrappers.
+
+    Args:
+        task: `module:Class` of a `Task`.
+        cell: Where it runs: `twin`.
+        arm: The twin's arm: `fr3`, `ur5e` or the path of an MJCF file.
+        observations: `state`, or `vision` for cameras in place of object poses.
+        reward: `sparse` or `dense`.
+        frame: What poses are relative to: the episode's `start` pose or the arm's `base`.
+        randomise: Vary the twin between episodes as the task declares.
+        image_size: Height and width of camera pictures [pixels].
+        real_time: Pace the twin to the wall clock.
+        gripper_penalty: Taken off the reward whenever the gripper's command turns round.
+        action_repeat: Environment steps a policy's action lasts.
+        action_history: How many past actions the state also holds.
+        max_steps: Time limit; the task's own by default.
+        render_mode: `rgb_array` to render the front camera.
+
+    Raises:
+        ConfigError: A value is not known, or the arm cannot reach the task.
+    """
+    import importlib
+
+    from drivers.cell import open_cell
+    from tasks.env import RobotEnv
+    from tasks.spec import Task
+    from tasks.wrappers import ActionHistory, ActionRepeat, GripperPenalty, TimeLimit
+
+    module, _, name = task.partition(":")
+    definition: Task = getattr(importlib.import_module(module), name)()
+    cameras = ("front", "wrist") if observations == "vision" or render_mode else ()
+    opened = open_cell(
+        cell,
+        arm=arm,
+        build=definition.build,
+        objects=definition.spec.objects,
+        cameras=cameras,
+        image_size=image_size,
+        real_time=real_time,
+    )
+    env: gym.Env[Any, Any] = RobotEnv(
+        definition,
+        opened,
+        observations=observations,
+        reward=reward,
+        frame=frame,
+        randomise=randomise,
+        render_mode=render_mode,
+    )
+    if gripper_penalty:
+        env = GripperPenalty(env, gripper_penalty)
+    env = TimeLimit(env, definition.spec.max_steps if max_steps is None else max_steps)
+    if action_repeat != 1:
+        env = ActionRepeat(env, action_repeat)
+    return ActionHistory(env, action_history) if action_history else env
+
+
+register()

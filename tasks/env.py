@@ -1,0 +1,236 @@
+"""The one environment: a cell and a task as Gymnasium sees them."""
+
+from typing import Any, SupportsFloat
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+
+from drivers.cell import Cell
+from drivers.safety import SafeArm
+from drivers.twin.devices import TwinGripper
+from drivers.twin.randomisation import Randomiser
+from robot_rl.errors import ConfigError, DeviceFaultError, SafetyError, ShapeError
+from robot_rl.geometry import compose, invert, quat_from_rotvec, quat_multiply, quat_rotate, rotvec_from_quat
+from tasks.expert import ScriptedExpert
+from tasks.spec import TOOL_DOWN_XYZW, Task, World
+
+__all__ = ["RobotEnv"]
+
+Array = NDArray[np.float64]
+Observation = dict[str, Any]
+
+GRIPPER_THRESHOLD = 0.5  # |action| above it opens (+) or closes (-); below, the gripper keeps its command
+RAISE_BEFORE_RESET = 0.05  # [m]
+
+
+class RobotEnv(gym.Env[Observation, NDArray[np.float32]]):
+    """A robot arm with something to do.
+
+    **Action**, float32 in [-1, 1]: translation (3) and rotation vector (3) in the `tcp` frame, scaled by the task's
+    `action_scale` and added to the measured pose; then, where the task has a gripper, a seventh number that opens it
+    above 0.5, closes it below -0.5 and leaves it otherwise.
+
+    **Observation**, a Dict: `state`, float32, laid out as `state_layout` says: gripper opening [m], wrench_tcp (6)
+    [N, N m], tcp pose (6: position [m], rotation vector [rad]), twist_tcp (6), and with `observations="state"` each
+    tracked object's pose (6). Poses are relative to the episode's start pose, or to the base with `frame="base"`. With
+    `observations="vision"` also `images/<camera>`, uint8 (H, W, 3), and no object poses.
+
+    **Ending**: `terminated` on success (`info["success"]`) or irrecoverable failure; `truncated` with `info["fault"]`
+    (a message) when the arm refused or failed.
+
+    Args:
+        task: What is to be learnt.
+        cell: Where.
+        observations: `state` or `vision`.
+        reward: `sparse` (1 on success, else 0) or `dense`.
+        frame: What poses are relative to: `start` or `base`.
+        randomise: Vary the twin between episodes as the task declares.
+        render_mode: `rgb_array` or None.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012 (Gymnasium's own convention)
+
+    def __init__(
+        self,
+        task: Task,
+        cell: Cell,
+        *,
+        observations: str = "state",
+        reward: str = "sparse",
+        frame: str = "start",
+        randomise: bool = False,
+        render_mode: str | None = None,
+    ) -> None:
+        for name, value, known in (
+            ("observations", observations, ("state", "vision")),
+            ("reward", reward, ("sparse", "dense")),
+            ("frame", frame, ("start", "base")),
+        ):
+            if value not in known:
+                raise ConfigError(f"{name}={value!r} is not known; use one of {', '.join(known)}.")
+        if randomise and cell.twin is None:
+            raise ConfigError("randomise=True varies a twin; this cell has none. Leave it off on hardware.")
+        self.task, self.cell = task, cell
+        self.render_mode = render_mode
+        self._dense, self._vision, self._frame = reward == "dense", observations == "vision", frame
+        spec = task.spec
+        self.arm = SafeArm(cell.arm, spec.limits)
+        self._randomiser = Randomiser(cell.twin, spec.randomisation, spec.gains) if randomise and cell.twin else None
+        self._reference_inverse = np.zeros(7)
+        self._closed = False
+        self._deadline = 0.0
+
+        self.state_layout = self._make_layout()
+        size = max(s.stop for s in self.state_layout.values())
+        spaces: dict[str, gym.Space[Any]] = {"state": gym.spaces.Box(-np.inf, np.inf, (size,), np.float32)}
+        if self._vision:
+            pictures = {n: gym.spaces.Box(0, 255, (c.height, c.width, 3), np.uint8) for n, c in cell.cameras.items()}
+            spaces["images"] = gym.spaces.Dict(pictures)
+        self.observation_space = gym.spaces.Dict(spaces)  # pyright: ignore[reportAttributeAccessIssue]
+        self.action_space = gym.spaces.Box(-1.0, 1.0, (7 if spec.has_gripper else 6,), np.float32)
+        self.metadata = {**self.metadata, "render_fps": round(1.0 / spec.control_period_s)}
+        self.arm.connect()
+
+    @property
+    def instruction(self) -> str:
+        """What the robot is asked to do."""
+        return self.task.spec.instruction
+
+    def expert(self, rng: np.random.Generator, noise: float = 0.1) -> ScriptedExpert:
+        """The task's scripted expert as an operator on this environment."""
+        return ScriptedExpert(self, rng, noise)
+
+    def world(self) -> World:
+        """What task and expert look at now."""
+        poses = self.cell.tracker.poses()
+        return World(self.arm.state(), self.cell.gripper.opening(), {n: poses[n].pose for n in self.task.spec.objects})
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict[str, Any]]:
+        """Begin an episode. The same seed gives the same episode."""
+        super().reset(seed=seed, options=options)
+        spec, cell, rng = self.task.spec, self.cell, self.np_random
+        if cell.twin is not None:
+            cell.twin.reset()
+        else:
+            self._raise_arm()
+        self.arm.set_impedance(spec.gains)
+        if self._randomiser is not None:
+            self._randomiser.sample(rng)
+        noise = np.array(spec.start_noise) * rng.uniform(-1.0, 1.0, 4)
+        turn = quat_from_rotvec(np.array([0.0, 0.0, noise[3]]))
+        start = np.concatenate([spec.start_position + noise[:3], quat_multiply(turn, np.array(TOOL_DOWN_XYZW))])
+        self._set_gripper(spec.start_opening)
+        self.arm.move_to_pose(start, 1.5)
+        self.task.reset(cell, rng)
+        world = self.world()
+        reference = world.arm.tcp_pose
+        if self._frame == "base":
+            reference = np.concatenate([np.zeros(3), np.array(TOOL_DOWN_XYZW)])
+        self._reference_inverse = invert(reference)
+        self._deadline = cell.clock.now()
+        return self._observe(world), {"success": False}
+
+    def step(self, action: NDArray[np.float32]) -> tuple[Observation, SupportsFloat, bool, bool, dict[str, Any]]:
+        """One control period.
+
+        Raises:
+            ShapeError: The action has another shape or a number that is not finite. Nothing was commanded.
+        """
+        values = np.asarray(action, dtype=np.float64)
+        if values.shape != self.action_space.shape or not np.isfinite(values).all():
+            raise ShapeError(
+                f"Action {values.tolist()} of shape {values.shape}: expected {self.action_space.shape} finite numbers in "
+                "[-1, 1]. Nothing was commanded; the arm holds its last target.",
+                shape=values.shape,
+            )
+        values = np.clip(values, -1.0, 1.0)
+        fault = ""
+        try:
+            self.arm.command(self._target(values))
+            if self.task.spec.has_gripper:
+                self._command_gripper(float(values[6]))
+        except SafetyError as error:
+            fault = str(error)
+        self._deadline += self.task.spec.control_period_s
+        try:
+            self.cell.clock.wait_until(self._deadline)
+        except DeviceFaultError as error:
+            return self._broken(str(error))
+        world = self.world()
+        success = not fault and self.task.success(world)
+        failure = not success and self.task.failure(world)
+        reward = 1.0 if success else (self.task.dense_reward(world) if self._dense else 0.0)
+        info: dict[str, Any] = {"success": success}
+        if fault:
+            info["fault"] = fault
+        self._last = self._observe(world)
+        return self._last, reward, success or failure, bool(fault), info
+
+    def render(self) -> NDArray[np.uint8] | None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The front camera's picture."""
+        return self.cell.cameras["front"].read().image.copy() if self.render_mode == "rgb_array" else None
+
+    def close(self) -> None:
+        """Let go of the cell."""
+        self.cell.close()
+
+    def _target(self, action: Array) -> Array:
+        """The pose an action asks for: a displacement in `tcp`, on top of the measured pose."""
+        translation, rotation = self.task.spec.action_scale
+        measured = self.arm.state().tcp_pose
+        target = np.empty(7)
+        target[:3] = measured[:3] + quat_rotate(measured[3:], action[:3] * translation)
+        target[3:] = quat_multiply(measured[3:], quat_from_rotvec(action[3:6] * rotation))
+        return target
+
+    def _command_gripper(self, value: float) -> None:
+        if abs(value) > GRIPPER_THRESHOLD:
+            self._closed = value < 0.0
+        self.cell.gripper.command(0.0 if self._closed else self.cell.gripper.max_opening)
+
+    def _set_gripper(self, opening: float) -> None:
+        self._closed = opening < 0.5 * self.cell.gripper.max_opening
+        if isinstance(self.cell.gripper, TwinGripper):
+            self.cell.gripper.jump_to(opening)
+        else:
+            self.cell.gripper.command(opening)
+
+    def _raise_arm(self) -> None:
+        pose = self.arm.state().tcp_pose.copy()
+        pose[2] += RAISE_BEFORE_RESET
+        self.arm.move_to_pose(pose, 1.0)
+
+    def _relative(self, pose: Array) -> Array:
+        moved = compose(self._reference_inverse, pose)
+        return np.concatenate([moved[:3], rotvec_from_quat(moved[3:])])
+
+    def _observe(self, world: World) -> Observation:
+        arm, noise = world.arm, self._randomiser.ranges if self._randomiser else None
+        wrench = arm.wrench_tcp
+        objects = [self._relative(world.objects[n]) for n in ([] if self._vision else self.task.spec.objects)]
+        if noise is not None:
+            sigma = np.repeat([noise.wrench_noise, noise.wrench_noise / 10.0], 3)
+            wrench = wrench + self.np_random.normal(0.0, 1.0, 6) * sigma
+            for pose in objects:
+                pose[:3] += self.np_random.normal(0.0, 1.0, 3) * noise.tracker_noise
+        parts = [np.array([world.opening]), wrench, self._relative(arm.tcp_pose), arm.twist_tcp, *objects]
+        observation: Observation = {"state": np.concatenate(parts).astype(np.float32)}
+        if self._vision:
+            observation["images"] = {name: camera.read().image.copy() for name, camera in self.cell.cameras.items()}
+        return observation
+
+    def _broken(self, message: str) -> tuple[Observation, SupportsFloat, bool, bool, dict[str, Any]]:
+        """The episode ends on a device's fault: no new observation can be trusted, so the last one stands."""
+        return self._last, 0.0, False, True, {"success": False, "fault": message}
+
+    def _make_layout(self) -> dict[str, slice]:
+        sizes = {"gripper_opening": 1, "wrench_tcp": 6, "tcp_pose": 6, "twist_tcp": 6}
+        if not self._vision:
+            sizes.update({f"{name}_pose": 6 for name in self.task.spec.objects})
+        layout: dict[str, slice] = {}
+        start = 0
+        for name, size in sizes.items():
+            layout[name] = slice(start, start + size)
+            start += size
+        return layout

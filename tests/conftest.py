@@ -1,0 +1,50 @@
+"""What every test shares: bounded threads, Hypothesis without a stopwatch, and a report of what did not run."""
+
+import os
+from collections import Counter
+
+# Before torch or numpy start their thread pools: two workers with a pool each per core are slower than with one.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
+        os.environ.setdefault(variable, "1")
+
+import hypothesis
+import pytest
+
+MARKERS = ("hardware", "gpu", "ros", "slow")
+
+# Tests assert no wall-clock time, and a shared machine is slow when it likes.
+hypothesis.settings.register_profile("robot_rl", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("robot_rl")
+
+_NOT_RUN = pytest.StashKey[Counter[str]]()
+
+
+def pytest_configure(config):
+    config.stash[_NOT_RUN] = Counter()
+
+
+def pytest_deselected(items):
+    for item in items:
+        names = [name for name in MARKERS if item.get_closest_marker(name)]
+        item.config.stash[_NOT_RUN].update(names or ["other"])
+
+
+def pytest_sessionfinish(session):
+    # On a worker of pytest-xdist: every worker collects all tests, so any one's count is the whole.
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["not_run"] = dict(session.config.stash[_NOT_RUN])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node, error):
+    node.config.stash[_NOT_RUN] = Counter(getattr(node, "workeroutput", {}).get("not_run", {}))
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    not_run = config.stash[_NOT_RUN]
+    if not_run:
+        what = ", ".join(f"{count} {name}" for name, count in sorted(not_run.items()))
+        names = [name for name in MARKERS if name in not_run]
+        how = f" Run them with: pytest -m '{' or '.join(names)}'" if names else ""
+        terminalreporter.write_line(f"Not run (deselected): {what}.{how}", yellow=True)
