@@ -1,7 +1,7 @@
 """Sample-efficient soft actor-critic: many LayerNorm critics, demonstrations in every batch, one optimiser step a call.
 
-Follows RLPD (arXiv 2302.02948) as used by SERL (arXiv 2401.16013), with REDQ's random target subset. The optional encoder
-in front (for images) learns from the critic loss alone.
+Follows RLPD (arXiv 2302.02948) as used by SERL (arXiv 2401.16013), with REDQ's random target subset. The optional
+encoder in front (for images) learns from the critic loss alone.
 """
 
 import numpy as np
@@ -12,10 +12,11 @@ from torch.nn import functional
 
 from robot_rl import losses
 from robot_rl.agent_config import AgentConfig
+from robot_rl.agent_state import copy_into, to_cpu
 from robot_rl.batch import Batch
-from robot_rl.ensemble import Adam
 from robot_rl.errors import ShapeError
 from robot_rl.networks import Actor, Critics, TanhGaussian, softplus_inverse
+from robot_rl.optimiser import Adam
 
 __all__ = ["AgentConfig", "Batch", "SACAgent"]
 
@@ -46,7 +47,7 @@ class SACAgent:
     ) -> None:
         self.observation_dim, self.action_dim, self.config, self.device = observation_dim, action_dim, config, device
         self.encoder = encoder.to(device) if encoder is not None else None
-        latent_dim = int(encoder.output_dim) if encoder is not None else observation_dim  # pyright: ignore
+        latent_dim = int(getattr(encoder, "output_dim")) if encoder is not None else observation_dim  # noqa: B009  # not nn.Module's
         initial = torch.Generator().manual_seed(seed)
         self.actor = Actor(latent_dim, action_dim, config, initial, device)
         self.critics = Critics(latent_dim, action_dim, config, initial, device)
@@ -217,18 +218,20 @@ class SACAgent:
         self.imitation.parameters.copy_(self.actor.parameters.detach())
         self.has_imitation = True
 
-    def policy_state(self) -> dict[str, Tensor]:
-        """A copy, on the CPU, of what acting needs; the critics only where acting compares actions."""
-        state = {
+    def _policy(self) -> dict[str, Tensor]:
+        return {
             "actor": self.actor.parameters,
             "observation_mean": self.observation_mean,
             "observation_std": self.observation_std,
         }
-        if self.encoder is not None:
-            state |= {f"encoder.{name}": value for name, value in self.encoder.state_dict().items()}
+
+    def policy_state(self) -> dict[str, Tensor]:
+        """A copy, on the CPU, of what acting needs; the critics only where acting compares actions."""
+        state = self._policy()
+        state |= self._encoder_state()
         if self.config.imitation_bootstrap and self.has_imitation:
             state |= {"imitation": self.imitation.parameters, "target_critics": self.target_critics.parameters}
-        return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in state.items()}
+        return to_cpu(state)
 
     def load_policy_state(self, state: dict[str, Tensor]) -> None:
         """Take over what `policy_state` returned in another process.
@@ -236,30 +239,24 @@ class SACAgent:
         Raises:
             ShapeError: A tensor is missing or has another shape than this agent's.
         """
-        own = {
-            "actor": self.actor.parameters,
-            "observation_mean": self.observation_mean,
-            "observation_std": self.observation_std,
-        }
+        own = self._policy()
         self.has_imitation = "imitation" in state
         if self.has_imitation:
             own |= {"imitation": self.imitation.parameters, "target_critics": self.target_critics.parameters}
-        _copy_into(own, state)
-        self._load_encoder(state)
+        copy_into(own | self._encoder_state(), state)
 
-    def _load_encoder(self, state: dict[str, Tensor]) -> None:
-        if self.encoder is not None:
-            _copy_into({f"encoder.{name}": value for name, value in self.encoder.state_dict().items()}, state)
+    def _encoder_state(self) -> dict[str, Tensor]:
+        """The encoder's own tensors, not copies."""
+        if self.encoder is None:
+            return {}
+        return {f"encoder.{name}": value for name, value in self.encoder.state_dict().items()}
 
     def _everything(self) -> dict[str, Tensor]:
-        return {
-            "actor": self.actor.parameters,
+        return self._policy() | {
             "critics": self.critics.parameters,
             "target_critics": self.target_critics.parameters,
             "imitation": self.imitation.parameters,
             "raw_temperature": self.raw_temperature,
-            "observation_mean": self.observation_mean,
-            "observation_std": self.observation_std,
         }
 
     def _adams(self) -> dict[str, Adam]:
@@ -267,11 +264,8 @@ class SACAgent:
         return named | {f"encoder.{i}": adam for i, adam in enumerate(self._encoder_adams)}
 
     def state_dict(self) -> dict[str, Tensor]:
-        """A copy of everything: networks, targets, optimisers, counters, statistics and random streams, by flat names."""
-        state = {name: value.detach().to("cpu", copy=True) for name, value in self._everything().items()}
-        if self.encoder is not None:
-            for name, value in self.encoder.state_dict().items():
-                state[f"encoder.{name}"] = value.detach().to("cpu", copy=True).contiguous()
+        """A copy of everything: networks, targets, optimisers, counters, statistics, random streams; flat names."""
+        state = to_cpu(self._everything() | self._encoder_state())
         for name, adam in self._adams().items():
             state |= {f"adam.{name}.{key}": value.cpu() for key, value in adam.state().items()}
         state["updates"] = torch.tensor(self.updates)
@@ -286,8 +280,7 @@ class SACAgent:
         Raises:
             ShapeError: A tensor is missing or has another shape than this agent's.
         """
-        _copy_into(self._everything(), state)
-        self._load_encoder(state)
+        copy_into(self._everything() | self._encoder_state(), state)
         for name, adam in self._adams().items():
             adam.load({key: state[f"adam.{name}.{key}"] for key in ("m", "v", "steps")})
         self.updates = int(state["updates"])
@@ -305,18 +298,3 @@ class SACAgent:
 
 def _critic_metrics(loss: Tensor, values: Tensor, target: Tensor) -> Metrics:
     return {"critic_loss": loss.detach(), "value": values.mean(), "target_value": target.mean()}
-
-
-def _copy_into(own: dict[str, Tensor], state: dict[str, Tensor]) -> None:
-    """All checks before the first copy, so that a refused state leaves the agent as it was."""
-    for name, tensor in own.items():
-        if name not in state:
-            raise ShapeError(f"the saved agent has no {name!r}; it has {', '.join(sorted(state))}")
-        if state[name].shape != tensor.shape:
-            raise ShapeError(
-                f"{name!r} is {tuple(state[name].shape)} in the saved agent and {tuple(tensor.shape)} in this one:"
-                " observation, action or agent.* settings differ between them"
-            )
-    with torch.no_grad():
-        for name, tensor in own.items():
-            tensor.copy_(state[name])

@@ -16,9 +16,8 @@ def prepare_blas() -> str:
     NumPy brings a library of its own, which is left as it is.
 
     Returns:
-        The library's name for the processor, which decides its speed (on AVX-512 hardware ``SkylakeX`` or newer is about
-        twice as fast as ``Haswell``; the environment variable OPENBLAS_CORETYPE overrides its choice), or what else
-        was found.
+        The library's name for the processor, which decides its speed (on AVX-512 hardware ``SkylakeX`` or newer is
+        about twice as fast as ``Haswell``; the environment variable OPENBLAS_CORETYPE overrides its choice).
     """
     root = Path(scipy.__file__).parent
     pattern = "*openblas*" + {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so*")

@@ -1,15 +1,17 @@
 """Fused CPU kernels of the learner: an ensemble of Dense-LayerNorm-activation networks, and Adam with Polyak averaging.
 
 The matrix products are BLAS calls (numba hands ``np.dot`` to SciPy's BLAS); all that lies between them is one pass over
-rows that are still in cache. Each kernel works on a range of independent items, holds no lock and touches no other item,
-so that two Python threads run two halves of an ensemble, and the numbers do not depend on how many threads there are.
+rows that are still in cache. Each kernel works on a range of independent items and touches no other, so that several
+Python threads run shares of an ensemble, and the numbers do not depend on how many threads there are.
 
 Parameters of one network lie in one row: for every hidden layer W (inputs, outputs), bias, LayerNorm gain, LayerNorm
 shift; at the end W and bias of the output layer.
+
+All kernels stay in this one file: numba decides by a function's own file whether what it cached on disk is out of date.
 """
 
-# Types are numba's to infer, and a kernel takes plain arrays, not objects.
-# ruff: noqa: ANN001, ANN201, ANN202, PLR0913, D417
+# Types are numba's to infer. FURB136: max() and min() would turn NaN into a number, a comparison keeps it.
+# ruff: noqa: ANN001, ANN201, ANN202, PLR0913, FURB136
 # pyright: reportMissingParameterType=false
 
 import numba
@@ -17,25 +19,17 @@ import numpy as np
 
 # Keeps NaN and infinity honest (no nnan, no ninf): a diverged learner must not look healthy.
 FAST = {"reassoc", "contract", "nsz", "arcp"}
-TANH = 0
-RELU = 1
+TANH, RELU = 0, 1
 LAYER_NORM_EPSILON = 1e-5
 
-_EPSILON = np.float32(LAYER_NORM_EPSILON)
-_ONE = np.float32(1)
-_ZERO = np.float32(0)
+_EPSILON, _ONE, _ZERO = np.float32(LAYER_NORM_EPSILON), np.float32(1), np.float32(0)
 _TANH_LIMIT = np.float32(7.90531110763549805)
 # Rational minimax approximation of tanh on [-7.9, 7.9], odd numerator and even denominator. Source: Eigen, ptanh_float.
-_ODD = (
-    4.89352455891786e-03,
-    6.37261928875436e-04,
-    1.48572235717979e-05,
-    5.12229709037114e-08,
-    -8.60467152213735e-11,
-    2.00018790482477e-13,
-    -2.76076847742355e-16,
-)
+# fmt: off
+_ODD = (4.89352455891786e-03, 6.37261928875436e-04, 1.48572235717979e-05, 5.12229709037114e-08,
+        -8.60467152213735e-11, 2.00018790482477e-13, -2.76076847742355e-16)
 _EVEN = (4.89352518554385e-03, 2.26843463243900e-03, 1.18534705686654e-04, 1.19825839466702e-06)
+# fmt: on
 _A1, _A3, _A5, _A7, _A9, _A11, _A13 = (np.float32(c) for c in _ODD)
 _B0, _B2, _B4, _B6 = (np.float32(c) for c in _EVEN)
 
@@ -52,15 +46,16 @@ def _tanh(x):
 
 @numba.njit(nogil=True, fastmath=FAST, error_model="numpy", cache=True)
 def tanh(x, out):
-    """``out = tanh(x)`` for one-dimensional float32 arrays; within a few float32 roundings of the true value."""
+    """Hyperbolic tangent of x into ``out``, one-dimensional float32 arrays, to a few float32 roundings."""
     for j in range(x.shape[0]):
         out[j] = _tanh(x[j])
 
 
 @numba.njit(nogil=True, fastmath=FAST, error_model="numpy", cache=True)
-def _normalise_and_activate(z, bias, gain, shift, h, rstd, activation):
-    """In place z -> (z + bias - mean) / std of each row, then h = activation(gain z + shift)."""
+def normalise_and_activate(z, affine, h, rstd, activation):
+    """In place, z -> (z + bias - mean) / std of each row, then h = activation(gain z + shift)."""
     rows, n = z.shape
+    bias, gain, shift = affine[0], affine[1], affine[2]
     inverse_n = _ONE / np.float32(n)
     for i in range(rows):
         zi = z[i]
@@ -91,14 +86,13 @@ def _normalise_and_activate(z, bias, gain, shift, h, rstd, activation):
 
 
 @numba.njit(nogil=True, fastmath=FAST, error_model="numpy", cache=True)
-def _normalise_and_activate_backward(d, xhat, h, rstd, gain, g_bias, g_gain, g_shift, activation, want_parameters):
+def normalise_and_activate_backward(d, xhat, h, rstd, gain, g_affine, activation, want_parameters):
     """In place: gradient by the activation's output -> gradient by the matrix product's output."""
     rows, n = d.shape
     inverse_n = _ONE / np.float32(n)
+    g_bias, g_gain, g_shift = g_affine[0], g_affine[1], g_affine[2]
     if want_parameters:
-        g_bias[:] = _ZERO
-        g_gain[:] = _ZERO
-        g_shift[:] = _ZERO
+        g_affine[:] = _ZERO
     for i in range(rows):
         di = d[i]
         xi = xhat[i]
@@ -131,7 +125,7 @@ def _normalise_and_activate_backward(d, xhat, h, rstd, gain, g_bias, g_gain, g_s
 
 @numba.njit(nogil=True, cache=True)
 def forward(first, last, chunks, parameters, index, x, dims, activation, xhat, h, rstd, out):
-    """Items ``first..last`` of (network, row chunk) pairs; network e of the output is row ``index[e]`` of the parameters.
+    """Items ``first..last`` of (network, row chunk) pairs; network e of the output is parameter row ``index[e]``.
 
     Shapes: parameters (E, P); x (B, inputs), shared by all; xhat, h (E, B * hidden units); rstd (E, B * layers);
     out (E', B, outputs). ``dims``: inputs, hidden widths, outputs.
@@ -155,15 +149,9 @@ def forward(first, last, chunks, parameters, index, x, dims, activation, xhat, h
             z = xhat[e, unit * batch : (unit + n) * batch].reshape(batch, n)[lo:hi]
             a = h[e, unit * batch : (unit + n) * batch].reshape(batch, n)[lo:hi]
             np.dot(source, w, z)
-            _normalise_and_activate(
-                z,
-                p[offset : offset + n],
-                p[offset + n : offset + 2 * n],
-                p[offset + 2 * n : offset + 3 * n],
-                a,
-                rstd[e, layer * batch + lo : layer * batch + hi],
-                activation,
-            )
+            affine = p[offset : offset + 3 * n].reshape(3, n)
+            rstd_rows = rstd[e, layer * batch + lo : layer * batch + hi]
+            normalise_and_activate(z, affine, a, rstd_rows, activation)
             offset += 3 * n
             unit += n
             source = a
@@ -212,23 +200,18 @@ def backward(
                 offset -= (k + 3) * n
                 unit -= n
                 b = offset + k * n
-                _normalise_and_activate_backward(
+                normalise_and_activate_backward(
                     d,
                     xhat[e, unit * batch : (unit + n) * batch].reshape(batch, n),
                     h[e, unit * batch : (unit + n) * batch].reshape(batch, n),
                     rstd[e, layer * batch : (layer + 1) * batch],
                     p[b + n : b + 2 * n],
-                    g[b : b + n],
-                    g[b + n : b + 2 * n],
-                    g[b + 2 * n : b + 3 * n],
+                    g[b : b + 3 * n].reshape(3, n),
                     activation,
                     want_parameters,
                 )
             w = p[offset : offset + k * n].reshape(k, n)
-            if layer > 0:
-                source = h[e, (unit - k) * batch : unit * batch].reshape(batch, k)
-            else:
-                source = x
+            source = h[e, (unit - k) * batch : unit * batch].reshape(batch, k) if layer > 0 else x
             if want_parameters:
                 np.dot(source.T, d, g[offset : offset + k * n].reshape(k, n))
             if layer > 0:
@@ -288,8 +271,8 @@ def regression_step(
     """For networks ``first..last``: forward, squared error, backward, Adam and Polyak average, one network at a time.
 
     One network's weights, activations and gradients stay in the core's own cache from the first to the last of these.
-    ``xhat``, ``h``, ``rstd``, ``d_out``, ``grads`` hold one network and belong to the calling thread. The loss is the mean
-    of (out - y)^2 over samples and all networks. ``numbers``: the last five arguments of `adam`.
+    ``xhat``, ``h``, ``rstd``, ``d_out``, ``grads`` hold one network and belong to the calling thread. The loss is the
+    mean of (out - y)^2 over samples and all networks. ``numbers``: the last five arguments of `adam`.
     """
     networks, size = parameters.shape
     batch = x.shape[0]

@@ -1,4 +1,4 @@
-"""The learner's losses: pure functions of tensors. B samples, E critics, M target critics, N value bins, A action axes."""
+"""The learner's losses, pure functions. B samples, E critics, M target critics, N value bins, A action axes."""
 
 import math
 
@@ -68,7 +68,7 @@ def actor_loss(values: Tensor, log_probability: Tensor, temperature: Tensor) -> 
 
 
 def temperature_loss(temperature: Tensor, entropy: Tensor, target_entropy: float) -> Tensor:
-    """Lagrangian of the constraint entropy >= target: descent lowers the temperature while entropy exceeds the target."""
+    """Lagrangian of entropy >= target: descent lowers the temperature while entropy exceeds the target."""
     return temperature * (entropy.detach() - target_entropy)
 
 

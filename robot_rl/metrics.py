@@ -92,6 +92,8 @@ class MetricsWriter:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             if self.path.exists():
+                if not self.path.is_file():  # a device or a pipe may have no end to read to
+                    raise StoreError(f"Cannot write metrics to {self.path}: it is not a regular file.", path=self.path)
                 self._repair(resume_step)
             # Closed in close(): the writer lives as long as the run.
             self._file = self.path.open("a", buffering=1, encoding="utf-8")
@@ -115,9 +117,7 @@ class MetricsWriter:
         try:
             self._file.write(json.dumps(row, allow_nan=False) + "\n")
         except OSError as error:
-            raise StoreError(
-                f"Cannot append to {self.path}: {error.strerror}. Free the disk and resume the run.", path=self.path
-            ) from error
+            raise self._refused(error) from error
         if self._board is not None:
             for name, value in row.items():
                 if name not in _ALWAYS and value is not None:
@@ -125,15 +125,21 @@ class MetricsWriter:
 
     def flush(self) -> None:
         """Hand everything to the operating system."""
-        self._file.flush()
+        try:
+            self._file.flush()
+        except OSError as error:
+            raise self._refused(error) from error
         if self._board is not None:
             self._board.flush()
 
     def close(self) -> None:
         """Close the files; calling it twice is fine."""
-        self._file.close()
         if self._board is not None:
             self._board.close()
+        try:
+            self._file.close()
+        except OSError as error:
+            raise self._refused(error) from error
 
     def __enter__(self) -> Self:
         return self
@@ -142,6 +148,10 @@ class MetricsWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+    def _refused(self, error: OSError) -> StoreError:
+        message = f"Cannot append to {self.path}: {error.strerror}. Free the disk and resume the run."
+        return StoreError(message, path=self.path)
 
     def _repair(self, resume_step: int | None) -> None:
         rows = read_metrics(self.path)

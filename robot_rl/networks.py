@@ -9,7 +9,8 @@ from torch.nn import functional
 
 from robot_rl import losses
 from robot_rl.agent_config import AgentConfig
-from robot_rl.ensemble import Adam, EnsembleMLP, MLPShape
+from robot_rl.ensemble import EnsembleMLP, MLPShape
+from robot_rl.optimiser import Adam
 
 # Actions this close to the border have no finite inverse tanh in float32.
 ACTION_LIMIT = 1.0 - 1e-5
@@ -111,7 +112,7 @@ class Critics:
         return self._value(self.mlp.evaluate_subset(torch.cat((latent, action), -1), index))
 
     def loss(self, latent: Tensor, action: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Loss of all critics against shared targets, shape (B,); returns it and the detached values, shape (E, B)."""
+        """Loss of all critics against shared targets (B,), and the detached values (E, B)."""
         out = self.mlp(torch.cat((latent, action), -1))
         values = self._value(out)
         if not self.histogram:
@@ -121,13 +122,13 @@ class Critics:
 
     @property
     def can_regress(self) -> bool:
-        """Whether `regress` may stand for `loss`, its gradient and the optimiser: scalar values on the fused kernels."""
+        """Whether `regress` may stand for `loss` and its optimiser step: scalar values on the fused kernels."""
         return self.mlp.fused and not self.histogram
 
     def regress(
         self, latent: Tensor, action: Tensor, target: Tensor, adam: Adam, averaged: "Critics", tau: float
     ) -> Tensor:
-        """One optimiser step towards the targets and one Polyak step of ``averaged``; returns the values, (E, B)."""
+        """One optimiser step towards the targets, one Polyak step of ``averaged``; returns the values (E, B)."""
         return self.mlp.regress(torch.cat((latent, action), -1), target, adam, averaged.parameters, tau)
 
     def _value(self, out: Tensor) -> Tensor:
@@ -135,5 +136,5 @@ class Critics:
 
 
 def softplus_inverse(value: float) -> float:
-    """x with log(1 + e^x) = value, for value > 0."""
+    """Solve softplus(x) = value: log(1 + e^x) = value, for value > 0."""
     return value + math.log(-math.expm1(-value))

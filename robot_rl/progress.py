@@ -53,8 +53,8 @@ class TrainingProgress:
     """Show how a run goes; a context manager.
 
     On a terminal, a live table with a progress bar, drawn at most four times a second; otherwise, one plain
-    line about every `plain_interval_s` and at each change of phase. A call of `update` that draws nothing costs
-    about a microsecond, so a control loop may call it at every environment step.
+    line about every `plain_interval_s` and at each change of phase. A call of `update` that draws nothing costs a few
+    microseconds, so a control loop may call it at every environment step.
 
     Args:
         title: What runs, for example "pick_cube, state preset, seed 0".

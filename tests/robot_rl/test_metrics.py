@@ -1,5 +1,6 @@
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -69,9 +70,20 @@ def test_a_missing_file_is_named(tmp_path):
         read_metrics(tmp_path / "metrics.jsonl")
 
 
-def test_a_full_disk_is_a_store_error():
-    with pytest.raises(StoreError, match="No space left"), MetricsWriter("/dev/full") as writer:
+def test_a_full_disk_is_a_store_error(tmp_path, monkeypatch):
+    real_open = Path.open
+    monkeypatch.setattr(Path, "open", lambda path, mode, **kwargs: real_open(Path("/dev/full"), mode, **kwargs))
+    writer = MetricsWriter(tmp_path / "metrics.jsonl")
+    monkeypatch.undo()
+    with pytest.raises(StoreError, match="No space left"):
         writer.write(step=1, update=1)
+    with pytest.raises(StoreError, match="No space left"):
+        writer.close()
+
+
+def test_what_is_not_a_regular_file_is_refused(tmp_path):
+    with pytest.raises(StoreError, match="regular file"):
+        MetricsWriter(tmp_path)
 
 
 def test_tensorboard_missing_names_the_extra(tmp_path, monkeypatch):

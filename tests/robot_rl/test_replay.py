@@ -181,6 +181,22 @@ def test_rebuilt_from_the_store_it_draws_the_same_batches(tmp_path_factory, epis
                     torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
 
 
+def test_a_block_as_long_as_the_ring_is_not_tied_to_the_row_it_overwrote(tmp_path: Path):
+    """Rows 2 to 5 of an open episode fill a ring of 4: t = 2, 3, 4 lead on and t = 5 does not yet (by hand)."""
+    with EpisodeStore.create(tmp_path / "s", observation_space=CODE, action_space=ACTION, metadata={}) as store:
+        store.begin_episode(observation(0, 0))
+        for t in range(6):
+            store.append(
+                action=[0.0], reward=0.0, terminated=False, truncated=False, next_observation=observation(0, t + 1)
+            )
+        store.commit()
+        buffer = ReplayBuffer(CODE, ACTION, 4)
+        buffer.extend_from_store(store, buffer.extend_from_store(store, 0, 2))
+    assert len(buffer) == 3
+    transitions = by_time(buffer.sample(100, np.random.default_rng(0), n_step=1))
+    assert {t: following for t, (_, _, following) in transitions.items()} == {2: 3.0, 3: 4.0, 4: 5.0}
+
+
 def pixels(episode: int, t: int) -> dict[str, object]:
     return {"state": observation(episode, t), "images": {"wrist": np.full((2, 3, 3), 10 * episode + t, np.uint8)}}
 

@@ -1,0 +1,77 @@
+"""Adam on flat tensors: one pass over memory for moments, parameters and their Polyak average."""
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from robot_rl import kernels
+from robot_rl.parallel import run_in_parallel
+
+_NO_AVERAGE: NDArray[np.float32] = np.zeros(0, np.float32)
+
+
+class Adam:
+    """Adam on one flat tensor, with linear learning-rate warm-up and, in the same pass, a Polyak-averaged target.
+
+    Args:
+        parameter: The tensor that is moved, of any shape.
+        learning_rate: Step size after warm-up.
+        warmup_steps: Steps over which the rate rises linearly from zero; 0 means none.
+        fused: Use the CPU kernel.
+    """
+
+    def __init__(self, parameter: Tensor, learning_rate: float, warmup_steps: int = 0, fused: bool = True) -> None:
+        self.parameter = parameter.detach()
+        self.learning_rate = learning_rate
+        self.warmup_steps = warmup_steps
+        self.fused = fused and parameter.device.type == "cpu"
+        self.m = torch.zeros_like(self.parameter)
+        self.v = torch.zeros_like(self.parameter)
+        self.steps = 0
+
+    def advance(self, tau: float = 0.0) -> tuple[np.float32, np.float32, np.float32, np.float32, np.float32]:
+        """Count one step; returns the last five arguments of `kernels.adam` for it."""
+        self.steps += 1
+        beta1, beta2, epsilon = 0.9, 0.999, 1e-8
+        rate = self.learning_rate * (min(1.0, self.steps / self.warmup_steps) if self.warmup_steps else 1.0)
+        root = math.sqrt(1 - beta2**self.steps)
+        rate *= root / (1 - beta1**self.steps)
+        return np.float32(rate), np.float32(beta1), np.float32(beta2), np.float32(epsilon * root), np.float32(tau)
+
+    def step(self, gradient: Tensor, target: Tensor | None = None, tau: float = 0.0) -> None:
+        """One step along ``gradient``; then ``target += tau (parameter - target)``."""
+        numbers = self.advance(tau)
+        if self.fused:
+            p, g, m, v = (t.detach().view(-1).numpy() for t in (self.parameter, gradient.contiguous(), self.m, self.v))
+            averaged = _NO_AVERAGE if target is None else target.detach().view(-1).numpy()
+            size = p.size
+            if size < 4096:
+                kernels.adam(0, size, p, g, m, v, averaged, *numbers)
+                return
+            shares = 64  # fixed, so that the thread count changes nothing
+            run_in_parallel(
+                lambda _, first, last: kernels.adam(
+                    size * first // shares, size * last // shares, p, g, m, v, averaged, *numbers
+                ),
+                shares,
+            )
+            return
+        rate, beta1, beta2, epsilon, _ = (float(number) for number in numbers)
+        self.m.lerp_(gradient, 1 - beta1)
+        self.v.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+        self.parameter.addcdiv_(self.m, self.v.sqrt().add_(epsilon), value=-rate)
+        if target is not None:
+            target.detach().lerp_(self.parameter, tau)
+
+    def state(self) -> dict[str, Tensor]:
+        """A copy of moments and step count."""
+        return {"m": self.m.clone(), "v": self.v.clone(), "steps": torch.tensor(self.steps)}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Take over what `state` returned."""
+        self.m.copy_(state["m"])
+        self.v.copy_(state["v"])
+        self.steps = int(state["steps"])

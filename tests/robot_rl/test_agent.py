@@ -1,0 +1,261 @@
+"""The agent: schedules, random streams, saving, and that it learns what is known to be optimal."""
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load, save
+
+from robot_rl.agent import AgentConfig, Batch, SACAgent
+from robot_rl.errors import ConfigError, ShapeError
+
+SMALL = {"hidden_sizes": (32, 32), "critics": 4, "policy_delay": 2}
+
+
+def random_batch(seed: int = 0, rows: int = 64, observation_dim: int = 3, action_dim: int = 2) -> Batch:
+    g = torch.Generator().manual_seed(seed)
+    return Batch(
+        torch.randn(rows, observation_dim, generator=g),
+        torch.rand(rows, action_dim, generator=g) * 2 - 1,
+        torch.randn(rows, generator=g),
+        torch.full((rows,), 0.9),
+        torch.randn(rows, observation_dim, generator=g),
+        (torch.arange(rows) < rows // 2).float(),
+    )
+
+
+def agent(seed: int = 0, **changes: object) -> SACAgent:
+    return SACAgent(3, 2, AgentConfig(**(SMALL | changes)), seed)
+
+
+def assert_same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> None:
+    assert left.keys() == right.keys()
+    for name, tensor in left.items():
+        assert torch.equal(tensor, right[name]), name
+
+
+VARIANTS = [
+    {},
+    {"fused": False},
+    {"critic_head": "hl_gauss"},
+    {"imitation_bootstrap": True, "entropy_backup": True},
+    {"bc_weight": 1.0, "bc_loss": "nll", "bc_q_filter": True, "actor_value": "min", "activation": "relu"},
+]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_saved_agent_continues_bit_for_bit(variant: dict[str, object]):
+    one = agent(warmup_steps=5, **variant)
+    one.pretrain_bc(random_batch())
+    one.freeze_imitation()
+    for i in range(5):
+        one.update(random_batch(i))
+        one.act(np.zeros(3, np.float32))
+    other = agent(seed=99, warmup_steps=5, **variant)
+    other.load_state_dict(load(save(one.state_dict())))
+    for i in range(5, 12):
+        one.update(random_batch(i))
+        other.update(random_batch(i))
+        np.testing.assert_array_equal(one.act(np.ones(3, np.float32)), other.act(np.ones(3, np.float32)))
+    assert_same(one.state_dict(), other.state_dict())
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_same_seed_same_numbers_whatever_the_threads(threads: int):
+    runs = []
+    before = torch.get_num_threads()
+    for count in (threads, 2):
+        torch.set_num_threads(count)
+        one = agent(seed=7, critics=3)
+        for i in range(6):
+            one.update(random_batch(i, rows=128))
+        runs.append(one.state_dict())
+    torch.set_num_threads(before)
+    assert_same(*runs)
+
+
+def test_fused_and_plain_agents_agree():
+    one, other = agent(), agent(fused=False)
+    for i in range(6):
+        fused, plain = one.update(random_batch(i)), other.update(random_batch(i))
+        for name in fused:
+            torch.testing.assert_close(fused[name], plain[name], rtol=2e-3, atol=1e-4)
+
+
+def test_acting_does_not_change_what_is_learnt():
+    one, other = agent(), agent()
+    for i in range(4):
+        one.act(np.zeros(3, np.float32))
+        one.update(random_batch(i))
+        other.update(random_batch(i))
+    assert torch.equal(one.critics.parameters, other.critics.parameters)
+
+
+def test_no_optimiser_steps_without_gradients():
+    """SERL's fault 6: Adam on zero gradients moved actor and temperature on critic-only updates."""
+    one = agent()
+    one.update(random_batch(), update_actor=True)
+    before = one.state_dict()
+    for i in range(3):
+        metrics = one.update(random_batch(i), update_actor=False)
+        assert "actor_loss" not in metrics
+    after = one.state_dict()
+    for name in ("actor", "adam.actor.m", "adam.actor.v", "adam.actor.steps", "raw_temperature", "adam.temperature.m"):
+        assert torch.equal(before[name], after[name]), name
+    assert int(after["adam.critics.steps"]) == int(before["adam.critics.steps"]) + 3
+
+
+def test_the_actor_moves_once_in_policy_delay_updates():
+    one = agent(policy_delay=3)
+    moved = ["actor_loss" in one.update(random_batch(i)) for i in range(6)]
+    assert moved == [False, False, True, False, False, True]
+
+
+def test_only_the_drawn_target_critics_are_evaluated_and_all_are_drawn_in_time():
+    one = agent(critics_in_target=2)
+    drawn = []
+    original = one.target_critics.mlp.evaluate_subset
+
+    def spy(x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        drawn.append(tuple(sorted(index.tolist())))
+        return original(x, index)
+
+    one.target_critics.mlp.evaluate_subset = spy
+    for i in range(40):
+        one.update(random_batch(i))
+    assert all(len(set(index)) == 2 for index in drawn)
+    assert len(set(drawn)) == 6  # all pairs of 4
+
+
+def test_targets_do_not_bootstrap_at_discount_zero():
+    one = agent()
+    with torch.no_grad():
+        one.target_critics.parameters.fill_(float("nan"))
+    batch = random_batch()._replace(discount=torch.zeros(64))
+    with torch.no_grad():
+        one.target_critics.parameters.fill_(1e6)
+        target = one._target(batch)
+    torch.testing.assert_close(target, batch.reward)
+
+
+def test_polyak_moves_targets_by_tau():
+    one = agent(tau=0.25)
+    before = one.target_critics.parameters.clone()
+    one.update(random_batch())
+    expected = 0.75 * before + 0.25 * one.critics.parameters.detach()
+    torch.testing.assert_close(one.target_critics.parameters, expected)
+
+
+def test_observation_statistics_are_applied_and_travel_with_the_policy():
+    one, plain = agent(), agent()
+    one.set_observation_statistics(np.array([1.0, 2.0, 3.0]), np.array([2.0, 2.0, 4.0]))
+    observation = np.array([3.0, 2.0, -1.0], np.float32)
+    normalised = np.array([1.0, 0.0, -1.0], np.float32)  # by hand
+    np.testing.assert_array_equal(one.act(observation, True), plain.act(normalised, True))
+    other = agent(seed=5)
+    other.load_policy_state(load(save(one.policy_state())))
+    np.testing.assert_array_equal(other.act(observation, True), one.act(observation, True))
+
+
+def test_published_policy_is_a_copy():
+    one = agent()
+    published = one.policy_state()
+    before = published["actor"].clone()
+    one.update(random_batch(), update_actor=True)
+    assert torch.equal(published["actor"], before)
+
+
+def test_imitation_bootstrap_acts_with_the_better_rated_action():
+    one = agent(imitation_bootstrap=True)
+    one.freeze_imitation()
+    one.imitation.parameters[:, -4:-2] = 3.0  # the cloned policy now says tanh(3) ~ 0.995, the actor about 0
+    chosen = []
+    for sign in (1.0, -1.0):
+        values = one.target_critics.values
+        one.target_critics.values = lambda latent, action, sign=sign: sign * action.sum(-1).expand(4, -1)
+        chosen.append(one.act(np.zeros(3, np.float32), deterministic=True))
+        one.target_critics.values = values
+    assert (chosen[0] > 0.9).all()
+    assert (abs(chosen[1]) < 0.5).all()
+
+
+def test_cloning_reproduces_the_demonstrator_and_ignores_the_rest():
+    one = agent(learning_rate=3e-3)
+    critics = one.critics.parameters.clone()
+    for i in range(300):
+        batch = random_batch(i)
+        expert = 0.5 * torch.tanh(batch.observation[:, :2])
+        action = torch.where(batch.is_demo[:, None] > 0, expert, batch.action)
+        one.pretrain_bc(batch._replace(action=action))
+    test = random_batch(1000).observation
+    with torch.no_grad():
+        error = (one.actor(one.encode(test)).mode() - 0.5 * torch.tanh(test[:, :2])).abs().mean()
+    assert error < 0.06
+    assert torch.equal(critics, one.critics.parameters)
+
+
+def test_an_encoder_learns_from_the_critic_and_is_saved():
+    class Encoder(torch.nn.Module):
+        output_dim = 5
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Linear(3, 5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.tanh(self.layer(x))
+
+    one, other = (SACAgent(3, 2, AgentConfig(**SMALL), seed, encoder=Encoder()) for seed in (0, 1))
+    before = one.encoder.layer.weight.detach().clone()
+    one.update(random_batch(), update_actor=True)
+    assert not torch.equal(before, one.encoder.layer.weight)
+    other.load_state_dict(load(save(one.state_dict())))
+    one.update(random_batch(1))
+    other.update(random_batch(1))
+    assert_same(one.state_dict(), other.state_dict())
+
+
+@pytest.mark.parametrize("head", ["scalar", "hl_gauss"])
+def test_critics_find_the_value_of_a_chain(head: str):
+    """Five states in a row, reward 1 at the end, discount 0.9: Q = 1, 0.9, 0.81, 0.729, 0.6561 (by hand)."""
+    config = AgentConfig(
+        critics=3, hidden_sizes=(64,), tau=0.05, learning_rate=3e-3, critic_head=head, value_min=-0.5, value_max=1.5
+    )
+    learner = SACAgent(5, 1, config, 0)
+    states = torch.eye(5).repeat(16, 1)
+    following = torch.roll(torch.eye(5), -1, dims=0).repeat(16, 1)
+    last = states[:, 4]
+    g = torch.Generator().manual_seed(0)
+    for _ in range(700):
+        action = torch.rand(80, 1, generator=g) * 2 - 1
+        learner.update(Batch(states, action, last, 0.9 * (1 - last), following, torch.zeros(80)))
+    values = learner.critics.values(torch.eye(5), torch.zeros(5, 1)).detach().mean(0)
+    torch.testing.assert_close(values, torch.tensor([0.6561, 0.729, 0.81, 0.9, 1.0]), rtol=0, atol=0.05)
+
+
+def test_the_actor_finds_the_best_action_of_a_bandit():
+    """Reward -(a - 0.6 s)^2 with s in {-1, 1}: the best action is 0.6 s."""
+    learner = SACAgent(1, 1, AgentConfig(critics=2, hidden_sizes=(64, 64), policy_delay=1, learning_rate=1e-3), 0)
+    g = torch.Generator().manual_seed(0)
+    for _ in range(600):
+        state = torch.randint(0, 2, (64, 1), generator=g) * 2.0 - 1
+        action = torch.rand(64, 1, generator=g) * 2 - 1
+        reward = -(action - 0.6 * state).square()[:, 0]
+        learner.update(Batch(state, action, reward, torch.zeros(64), state, torch.zeros(64)))
+    for state in (-1.0, 1.0):
+        action = learner.act(np.array([state], np.float32), deterministic=True)
+        assert action[0] == pytest.approx(0.6 * state, abs=0.12)
+
+
+def test_errors_name_what_is_wrong():
+    with pytest.raises(ShapeError, match=r"\(3,\).*\(4,\)"):
+        agent().act(np.zeros(4, np.float32))
+    with pytest.raises(ShapeError, match="1 non-finite"):
+        agent().act(np.array([0, np.nan, 0], np.float32))
+    with pytest.raises(ConfigError, match="critics_in_target"):
+        AgentConfig(critics=2, critics_in_target=3)
+    with pytest.raises(ConfigError, match="scalar, hl_gauss"):
+        AgentConfig(critic_head="quantile")
+    with pytest.raises(ShapeError, match="std must be positive"):
+        agent().set_observation_statistics(np.zeros(3), np.array([1.0, 0.0, 1.0]))
+    with pytest.raises(ShapeError, match="critics"):
+        agent().load_state_dict(agent(critics=5).state_dict())
