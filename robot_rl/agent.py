@@ -4,6 +4,8 @@ Follows RLPD (arXiv 2302.02948) as used by SERL (arXiv 2401.16013), with REDQ's 
 encoder in front (for images) learns from the critic loss alone.
 """
 
+import math
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -90,6 +92,8 @@ class SACAgent:
     def encode(self, observation: Tensor) -> Tensor:
         """Normalise, then encode; (B, D) -> (B, L)."""
         normalised = (observation - self.observation_mean) / self.observation_std
+        if self.config.observation_clip < math.inf:
+            normalised = normalised.clamp(-self.config.observation_clip, self.config.observation_clip)
         return normalised if self.encoder is None else self.encoder(normalised)
 
     def act(self, observation: NDArray[np.float32], deterministic: bool = False) -> NDArray[np.float32]:
@@ -171,7 +175,8 @@ class SACAgent:
         if self.config.imitation_bootstrap and self.has_imitation:
             other = self.target_critics.subset_values(latent, self.imitation(latent).mode(), index)
             values = torch.maximum(values.amin(0), other.amin(0)).unsqueeze(0)
-        return losses.td_target(batch.reward, batch.discount, values, bonus)
+        target = losses.td_target(batch.reward, batch.discount, values, bonus)
+        return target.clamp(self.config.return_min, self.config.return_max)
 
     def _update_actor(self, batch: Batch, latent: Tensor) -> Metrics:
         policy = self.actor(latent)

@@ -1,5 +1,6 @@
 """Every hyper-parameter of the learner, with its unit and its origin."""
 
+import math
 from dataclasses import dataclass, fields
 
 from robot_rl.errors import ConfigError
@@ -8,7 +9,6 @@ _CHOICES = {
     "activation": ("tanh", "relu"),
     "critic_head": ("scalar", "hl_gauss"),
     "actor_value": ("mean", "min"),
-    "std_parameterization": ("exp", "softplus"),
     "bc_loss": ("mse", "nll"),
 }
 
@@ -20,15 +20,20 @@ class AgentConfig:
     Attributes:
         hidden_sizes: Widths of the hidden layers of actor and critics.
         activation: ``tanh`` or ``relu``, after each LayerNorm.
+        observation_clip: Largest magnitude of a normalised observation entry; keeps a rare contact force from drowning
+            the rest.
         critics: Number of critics, E.
         critics_in_target: M target critics, drawn anew for each update, whose minimum is bootstrapped from (REDQ).
+        return_min, return_max: Bounds every bootstrapped target is clipped to, where the task bounds its return (0 and 1
+            for a sparse reward that ends the episode). It is what keeps values of unseen actions from running away
+            while data are few.
         critic_head: ``scalar`` (squared TD error) or ``hl_gauss`` (cross-entropy on a histogram of values).
         value_bins: Bins of the histogram head.
         value_min: Lower edge of the histogram [return].
         value_max: Upper edge of the histogram [return].
         value_sigma_bins: Standard deviation of the histogram's Gaussian targets [bin widths].
         actor_value: What the actor ascends: ``mean`` of all critics, or ``min`` of a random subset of M.
-        std_parameterization: How the actor's output becomes a standard deviation, ``exp`` or ``softplus``.
+        std_init: Standard deviation of a fresh actor before the tanh [action units].
         std_min: Smallest standard deviation before the tanh [action units].
         std_max: Largest standard deviation before the tanh [action units].
         learning_rate: Adam's step size for actor, critics and temperature.
@@ -49,15 +54,18 @@ class AgentConfig:
 
     hidden_sizes: tuple[int, ...] = (256, 256)
     activation: str = "tanh"
+    observation_clip: float = math.inf
     critics: int = 10
     critics_in_target: int = 2
+    return_min: float = -math.inf
+    return_max: float = math.inf
     critic_head: str = "scalar"
     value_bins: int = 101
     value_min: float = -10.0
     value_max: float = 10.0
     value_sigma_bins: float = 0.75
     actor_value: str = "mean"
-    std_parameterization: str = "exp"
+    std_init: float = 1.0
     std_min: float = 1e-5
     std_max: float = 5.0
     learning_rate: float = 3e-4
@@ -85,7 +93,7 @@ class AgentConfig:
             )
         if not self.hidden_sizes or min(self.hidden_sizes) < 1:
             raise ConfigError(f"agent.hidden_sizes is {self.hidden_sizes}; it needs at least one positive width")
-        for name in ("learning_rate", "tau", "policy_delay", "temperature_init", "std_min", "value_sigma_bins"):
+        for name in ("learning_rate", "tau", "policy_delay", "temperature_init", "std_init", "std_min", "value_sigma_bins"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"agent.{name} is {getattr(self, name)}; it must be positive")
         for low, high in (("std_min", "std_max"), ("value_min", "value_max")):

@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from robot_rl import losses
 from robot_rl.agent_config import AgentConfig
@@ -71,7 +70,7 @@ class Actor:
 
     def __call__(self, latent: Tensor) -> TanhGaussian:
         mean, raw = self.mlp(latent)[0].chunk(2, dim=-1)
-        std = raw.exp() if self._config.std_parameterization == "exp" else functional.softplus(raw)
+        std = self._config.std_init * raw.exp()
         return TanhGaussian(mean, std.clamp(self._config.std_min, self._config.std_max))
 
 

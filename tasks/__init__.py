@@ -85,7 +85,8 @@ def make_env(
         image_size=image_size,
         real_time=real_time,
     )
-    env: gym.Env[Any, Any] = RobotEnv(
+    limit = definition.spec.max_steps if max_steps is None else max_steps
+    robot = RobotEnv(
         definition,
         opened,
         observations=observations,
@@ -94,9 +95,11 @@ def make_env(
         randomise=randomise,
         render_mode=render_mode,
     )
+    env: gym.Env[Any, Any] = robot
     if gripper_penalty:
+        robot.return_range = robot.return_range and (-gripper_penalty * limit, 1.0)
         env = GripperPenalty(env, gripper_penalty)
-    env = TimeLimit(env, definition.spec.max_steps if max_steps is None else max_steps)
+    env = TimeLimit(env, limit)
     if action_repeat != 1:
         env = ActionRepeat(env, action_repeat)
     return ActionHistory(env, action_history) if action_history else env

@@ -11,7 +11,7 @@ from drivers.safety import SafeArm
 from drivers.twin.devices import TwinGripper
 from drivers.twin.randomisation import Randomiser
 from robot_rl.errors import ConfigError, DeviceFaultError, SafetyError, ShapeError
-from robot_rl.geometry import compose, invert, quat_from_rotvec, quat_multiply, quat_rotate, rotvec_from_quat
+from robot_rl.geometry import compose, invert, matrix_from_quat, quat_from_rotvec, quat_multiply, quat_rotate, rotvec_from_quat
 from tasks.expert import ScriptedExpert
 from tasks.spec import TOOL_DOWN_XYZW, Task, World
 
@@ -80,6 +80,7 @@ class RobotEnv(gym.Env[Observation, NDArray[np.float32]]):
         self._reference_inverse = np.zeros(7)
         self._closed = False
         self._deadline = 0.0
+        self.return_range = None if self._dense else (0.0, 1.0)
 
         self.state_layout = self._make_layout()
         size = max(s.stop for s in self.state_layout.values())
@@ -205,10 +206,14 @@ class RobotEnv(gym.Env[Observation, NDArray[np.float32]]):
         moved = compose(self._reference_inverse, pose)
         return np.concatenate([moved[:3], rotvec_from_quat(moved[3:])])
 
+    def _in_tcp(self, tcp_pose: Array, pose: Array) -> Array:
+        moved = compose(invert(tcp_pose), pose)
+        return np.concatenate([moved[:3], matrix_from_quat(moved[3:])[:, :2].T.ravel()])
+
     def _observe(self, world: World) -> Observation:
         arm, noise = world.arm, self._randomiser.ranges if self._randomiser else None
         wrench = arm.wrench_tcp
-        objects = [self._relative(world.objects[n]) for n in ([] if self._vision else self.task.spec.objects)]
+        objects = [self._in_tcp(arm.tcp_pose, world.objects[n]) for n in ([] if self._vision else self.task.spec.objects)]
         if noise is not None:
             sigma = np.repeat([noise.wrench_noise, noise.wrench_noise / 10.0], 3)
             wrench = wrench + self.np_random.normal(0.0, 1.0, 6) * sigma
@@ -227,7 +232,7 @@ class RobotEnv(gym.Env[Observation, NDArray[np.float32]]):
     def _make_layout(self) -> dict[str, slice]:
         sizes = {"gripper_opening": 1, "wrench_tcp": 6, "tcp_pose": 6, "twist_tcp": 6}
         if not self._vision:
-            sizes.update({f"{name}_pose": 6 for name in self.task.spec.objects})
+            sizes.update({f"{name}_pose": 9 for name in self.task.spec.objects})
         layout: dict[str, slice] = {}
         start = 0
         for name, size in sizes.items():

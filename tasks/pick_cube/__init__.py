@@ -29,7 +29,7 @@ class PickCube(Task):
         start_position=(0.5, 0.0, 0.25),
         start_noise=(0.03, 0.03, 0.03, 0.0),
         limits=SafetyLimits(
-            position_low=(0.3, -0.25, 0.012), position_high=(0.7, 0.25, 0.35), rotation_limit=(0.02, 0.02, 0.9)
+            position_low=(0.3, -0.25, 0.018), position_high=(0.7, 0.25, 0.35), rotation_limit=(0.02, 0.02, 0.9)
         ),
         gains=ImpedanceGains(
             stiffness=(1000,) * 3,
@@ -96,5 +96,5 @@ class PickCube(Task):
         gripped = around and world.opening < 2 * HALF_SIZE + 0.004
         if gripped:
             return Move(np.concatenate([tcp[:3] + [0.0, 0.0, 0.06], down]), close=True)
-        height = cube[2] if aside < 0.012 else cube[2] + 0.05 + 0.5 * aside
+        height = cube[2] + 0.005 if aside < 0.012 else cube[2] + 0.05 + 0.5 * aside
         return Move(np.array([cube[0], cube[1], height, *down]), close=around)

@@ -1,0 +1,226 @@
+"""The learning room's commands: train, eval, render, demo, bench."""
+
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+from tyro.conf import Positional, arg
+
+from robot_rl.errors import ConfigError, DeviceError
+
+__all__ = ["bench", "demo", "evaluate_run", "render", "train"]
+
+Task = Annotated[str, arg(metavar="TASK", help="pick_cube, reach, ... (robot-rl tasks lists them) or gymnasium:FetchReach-v4")]
+Run = Annotated[Path, arg(metavar="RUN", help="A run directory, runs/<task>/<timestamp>")]
+
+
+def train(
+    task: Annotated[Positional[str], arg(metavar="[TASK]", help="As listed by robot-rl tasks, or gymnasium:FetchReach-v4")] = "",
+    preset: Annotated[str, arg(help="Hyper-parameters: fast (default), serl, hil_serl")] = "fast",
+    seed: Annotated[int | None, arg(help="Of everything; the same seed gives the same run")] = None,
+    steps: Annotated[int | None, arg(help="Environment steps")] = None,
+    demos: Annotated[str | None, arg(metavar="N|PATH|none", help="Demonstrations: record N with the task's script first, or a store's path, or none")] = None,
+    run: Annotated[Path | None, arg(help="Run directory to make; runs/<task>/<timestamp> by default")] = None,
+    resume: Annotated[Path | None, arg(metavar="RUN", help="Continue this run from its last checkpoint")] = None,
+    config: Annotated[Path | None, arg(metavar="FILE", help="YAML with any setting of config.yaml, laid over the preset")] = None,
+    set: Annotated[tuple[str, ...], arg(metavar="KEY=VALUE", help="Any setting, for example: --set agent.critics=5 env.arm=ur5e")] = (),  # noqa: A002
+    evaluate: Annotated[bool, arg(help="Evaluate and film when training ends")] = True,
+) -> int:
+    """Learn a task; everything about the run lies in one directory.
+
+    Stop at any moment with Ctrl-C: the run is saved, and --resume RUN goes on with the same numbers.
+    """  # fmt: skip
+    from robot_rl.config import load_config
+    from robot_rl.config import preset as named_preset
+    from robot_rl.run_directory import RunDirectory
+    from robot_rl.training import resolve
+
+    if resume is not None:
+        if task or config or set or run is not None or seed is not None or demos is not None:
+            raise ConfigError("--resume continues a run as it was configured; only --steps may be given with it.")
+        directory, settings = RunDirectory.open(resume)
+        settings = settings if steps is None else replace(settings, steps=steps)
+        return _train(settings, directory, f"{settings.task}, resumed", evaluate)
+    if not task:
+        raise ConfigError("Which task? For example: robot-rl train pick_cube. See: robot-rl tasks")
+    settings = named_preset(preset, task)
+    if config is not None:
+        settings = load_config(config, settings)
+    settings = _with_settings(settings, set)
+    chosen = {"seed": seed, "steps": steps, "demos": demos}
+    settings = resolve(replace(settings, task=task, **{k: v for k, v in chosen.items() if v is not None}))
+    directory = RunDirectory.create(settings, run)
+    return _train(settings, directory, f"{task}, preset {preset}, seed {settings.seed}", evaluate)
+
+
+def _with_settings(settings: Any, pairs: tuple[str, ...]) -> Any:
+    """Lay `key=value` pairs over a configuration, by way of the same check as a file."""
+    import tempfile
+
+    import yaml
+
+    from robot_rl.config import load_config
+
+    if not pairs:
+        return settings
+    tree: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {pair}: expected KEY=VALUE, for example --set agent.critics=5")
+        node = tree
+        *parents, last = key.split(".")
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = yaml.safe_load(value)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "--set"
+        path.write_text(yaml.safe_dump(tree))
+        return load_config(path, settings)
+
+
+def _train(settings: Any, directory: Any, title: str, evaluate: bool) -> int:
+    from robot_rl.metrics import read_metrics
+    from robot_rl.plots import learning_curve
+    from robot_rl.progress import TrainingProgress
+    from robot_rl.training import Trainer, describe
+
+    print(f"Run: {directory.path}", flush=True)
+    with TrainingProgress(title) as progress:
+        trainer = Trainer(settings, directory, progress)
+        handlers = {s: signal.signal(s, lambda *_: _stop(trainer)) for s in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            reason = trainer.train()
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+    print(describe(reason, trainer))
+    rows = read_metrics(directory.metrics)
+    if rows:
+        print(f"Curve: {learning_curve(rows, directory.plots / 'learning_curve.png', title)}")
+    if reason != "stopped" and evaluate and settings.eval_episodes:
+        return evaluate_run(directory.path, episodes=settings.eval_episodes)
+    return 0
+
+
+def _stop(trainer: Any) -> None:
+    if trainer.stop_requested:
+        raise KeyboardInterrupt
+    trainer.stop_requested = True
+
+
+def evaluate_run(
+    run: Positional[Run],
+    episodes: Annotated[int, arg(help="Seeded episodes to run")] = 100,
+    video: Annotated[bool, arg(help="Also film nine of them")] = True,
+    json: Annotated[bool, arg(help="Print the result as JSON")] = False,
+) -> int:
+    """Evaluate a run's policy: success rate with its interval, time to success, a video."""
+    import json as json_format
+
+    from robot_rl.environments import make
+    from robot_rl.evaluation import evaluate, film, load_policy, write_report
+    from robot_rl.progress import TrainingProgress
+    from robot_rl.run_directory import RunDirectory
+
+    directory, config = RunDirectory.open(run)
+    env = make(config.task, config.env)
+    try:
+        policy = load_policy(directory, config, env)
+        with TrainingProgress(f"evaluating {run}") as progress:
+            progress.phase("evaluating", episodes)
+            result = evaluate(env, policy, episodes, lambda n, _: progress.update(step=n))
+    finally:
+        env.close()
+    report = write_report(directory, config, result)
+    print(json_format.dumps(result.to_json()) if json else f"{config.task}: {result}\nReport: {report}")
+    if video:
+        try:
+            film_path, sheet = film(config, policy, directory.videos)
+        except DeviceError as error:
+            print(f"No video: {error}", file=sys.stderr)
+        else:
+            print(f"Video: {film_path}\nPictures: {sheet}", file=sys.stderr if json else sys.stdout)
+    return 0
+
+
+def render(
+    run: Positional[Run],
+    episodes: Annotated[int, arg(help="Episodes to film")] = 9,
+) -> int:
+    """Film a run's policy: a video grid and a contact sheet in the run's videos/."""
+    from robot_rl.environments import make
+    from robot_rl.evaluation import film, load_policy
+    from robot_rl.run_directory import RunDirectory
+
+    directory, config = RunDirectory.open(run)
+    env = make(config.task, config.env)
+    policy = load_policy(directory, config, env)
+    env.close()
+    video, sheet = film(config, policy, directory.videos, episodes)
+    print(f"Video: {video}\nPictures: {sheet}")
+    return 0
+
+
+def demo(
+    task: Positional[Task],
+    episodes: Annotated[int, arg(help="Successful episodes to record")] = 20,
+    out: Annotated[Path | None, arg(help="Episode store to make; demos/<task> by default")] = None,
+    seed: Annotated[int, arg(help="Of the first episode and of the script's noise")] = 0,
+    noise: Annotated[float, arg(help="Action noise of the script, a fraction of a full action")] = 0.1,
+    set: Annotated[tuple[str, ...], arg(metavar="KEY=VALUE", help="Options of the environment, for example arm=ur5e")] = (),  # noqa: A002
+) -> int:
+    """Record demonstrations of a task by its scripted expert into an episode store."""
+    import numpy as np
+    import yaml
+
+    from robot_rl.demonstrations import record, scripted_expert
+    from robot_rl.environments import make
+    from robot_rl.progress import TrainingProgress
+
+    path = Path("demos") / task if out is None else out
+    env = make(task, {k: yaml.safe_load(v) for k, _, v in (pair.partition("=") for pair in set)})
+    expert = scripted_expert(env, np.random.default_rng(seed), noise)
+    if expert is None:
+        raise ConfigError(f"{task} has no scripted expert.")
+    with TrainingProgress(f"{task}: demonstrations") as progress:
+        progress.phase("recording", episodes)
+        with record(
+            env, expert, path, episodes=episodes, seed=seed, task=task, on_episode=lambda kept, _: progress.update(step=kept)
+        ) as store:
+            steps = sum(r.length for r in store.episode_table())
+    print(f"{episodes} episodes, {steps} steps: {path}\nTrain with: robot-rl train {task} --demos {path}")
+    return 0
+
+
+def bench(
+    names: Annotated[Positional[tuple[str, ...]], arg(metavar="[NAME ...]", help="Which; all quick ones by default")] = (),
+    json: Annotated[bool, arg(help="Print a list of {name, value, unit, reference, reference_value}")] = False,
+) -> int:
+    """Measure speed, each figure beside a named reference in the same run."""
+    import importlib.metadata
+    import json as json_format
+
+    from rich.console import Console
+    from rich.table import Table
+
+    entries = {e.name: e for e in importlib.metadata.entry_points(group="robot_rl.benchmarks")}
+    unknown = [name for name in names if name not in entries]
+    if unknown:
+        raise ConfigError(f"Unknown benchmark {', '.join(unknown)}. Known: {', '.join(sorted(entries))}.")
+    console = Console(stderr=True)
+    records: list[dict[str, Any]] = []
+    for name in names or [n for n in sorted(entries) if not n.startswith("learning_")]:
+        console.print(f"measuring {name} ...")
+        records += entries[name].load()()
+    if json:
+        print(json_format.dumps(records, indent=2))
+        return 0
+    table = Table("benchmark", "value", "unit", "reference", "reference's value", "ratio")
+    for r in records:
+        ratio = r["value"] / r["reference_value"] if r["reference_value"] else float("nan")
+        table.add_row(r["name"], f"{r['value']:.4g}", r["unit"], r["reference"], f"{r['reference_value']:.4g}", f"{ratio:.2f}")
+    Console().print(table)
+    return 0

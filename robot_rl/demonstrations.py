@@ -1,0 +1,93 @@
+"""Demonstrations: episodes of a competent operator, recorded before training."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from robot_rl.environments import Env
+from robot_rl.errors import ConfigError
+from robot_rl.operators import Operator
+from robot_rl.store import EpisodeStore
+
+__all__ = ["record", "scripted_expert", "succeeded"]
+
+ATTEMPTS_PER_EPISODE = 5
+
+
+def succeeded(info: dict[str, Any]) -> bool:
+    """Whether an environment's `info` reports success (`success`, or `is_success` as gymnasium-robotics has it)."""
+    return bool(info.get("success", info.get("is_success", False)))
+
+
+def scripted_expert(env: Env, rng: np.random.Generator, noise: float) -> Operator | None:
+    """The environment's own expert (`env.unwrapped.expert`), or None where it offers none."""
+    make_expert = cast("Callable[[np.random.Generator, float], Operator] | None", getattr(env.unwrapped, "expert", None))
+    return None if make_expert is None else make_expert(rng, noise)
+
+
+def record(
+    env: Env,
+    operator: Operator,
+    path: str | Path,
+    *,
+    episodes: int,
+    seed: int,
+    task: str,
+    source: str = "script",
+    on_episode: Callable[[int, int], None] = lambda kept, tried: None,
+) -> EpisodeStore:
+    """Record successful episodes into a new store; failed ones are not kept.
+
+    Args:
+        env: Where.
+        operator: Who acts.
+        path: The store to make.
+        episodes: How many successes to record.
+        seed: Of the first episode; each further one takes the next.
+        task: Written into the store.
+        source: `script` or `human`.
+        on_episode: Called after each attempt with the episodes kept and tried so far.
+
+    Raises:
+        StoreError: The path exists, or the disk fails.
+        ConfigError: The operator succeeds too rarely (fewer than one in five attempts).
+    """
+    instruction = str(getattr(env.unwrapped, "instruction", ""))
+    store = EpisodeStore.create(
+        path, observation_space=env.observation_space, action_space=env.action_space, metadata={"task": task}
+    )
+    kept = tried = 0
+    while kept < episodes:
+        if tried >= ATTEMPTS_PER_EPISODE * episodes:
+            raise ConfigError(
+                f"Only {kept} of {tried} attempts succeeded; {episodes} demonstrations were asked for. "
+                f"What succeeded lies in {path}. Lower --noise, or mend the expert."
+            )
+        first, _ = env.reset(seed=seed + tried)
+        steps: list[dict[str, Any]] = []
+        observation, over, info = first, False, {}
+        while not over:
+            action = operator.act(observation, instruction)
+            observation, reward, terminated, truncated, info = env.step(action)
+            steps.append(
+                {
+                    "action": action,
+                    "reward": float(reward),
+                    "terminated": terminated,
+                    "truncated": truncated,
+                    "next_observation": observation,
+                    "success": succeeded(info),
+                }
+            )
+            over = terminated or truncated
+        tried += 1
+        if succeeded(info):
+            store.begin_episode(first, instruction=instruction)
+            for step in steps:
+                store.append(**step, source=source)
+            store.commit()
+            kept += 1
+        on_episode(kept, tried)
+    return store

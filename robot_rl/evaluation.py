@@ -1,0 +1,166 @@
+"""How good is a policy: seeded episodes, a success rate with its interval, and a video."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robot_rl.agent import SACAgent
+from robot_rl.config import TrainConfig
+from robot_rl.demonstrations import succeeded
+from robot_rl.environments import Env, make
+from robot_rl.errors import DeviceError
+from robot_rl.observation import ObservationLayout
+from robot_rl.operators import AgentOperator, Operator
+from robot_rl.run_directory import RunDirectory, load_tensors
+from robot_rl.statistics import wilson_interval
+from robot_rl.video import contact_sheet, grid, write_video
+
+__all__ = ["Evaluation", "evaluate", "film", "load_policy"]
+
+EVALUATION_SEED = 2_000_000
+FILMED = 9
+FILM_SIZE = 240
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What happened in the evaluation's episodes, one entry each.
+
+    Attributes:
+        successes: Whether it succeeded.
+        lengths: Environment steps.
+        returns: Undiscounted sum of rewards.
+        control_period_s: Of one step; None where the environment does not say.
+    """
+
+    successes: list[bool]
+    lengths: list[int]
+    returns: list[float]
+    control_period_s: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """The numbers to publish: rate, 95% Wilson interval, time to success."""
+        n, k = len(self.successes), sum(self.successes)
+        low, high = wilson_interval(k, n)
+        steps = [length for length, success in zip(self.lengths, self.successes, strict=True) if success]
+        median = float(np.median(steps)) if steps else None
+        period = self.control_period_s
+        return {
+            "episodes": n,
+            "successes": k,
+            "success_rate": k / n if n else None,
+            "interval_95": [round(low, 4), round(high, 4)],
+            "median_steps_to_success": median,
+            "median_time_to_success_s": None if median is None or period is None else round(median * period, 3),
+            "mean_return": float(np.mean(self.returns)) if n else None,
+            "first_seed": EVALUATION_SEED,
+        }
+
+    def __str__(self) -> str:
+        facts = self.to_json()
+        low, high = facts["interval_95"]
+        text = f"{facts['successes']}/{facts['episodes']} episodes succeeded (95% interval {low:.1%} to {high:.1%})"
+        if facts["median_time_to_success_s"] is not None:
+            text += f", in {facts['median_time_to_success_s']:.1f} s ({facts['median_steps_to_success']:.0f} steps) at the median"
+        return text
+
+
+def evaluate(
+    env: Env, operator: Operator, episodes: int, on_episode: Callable[[int, bool], None] = lambda n, success: None
+) -> Evaluation:
+    """Run seeded episodes; the same operator and environment give the same result.
+
+    Args:
+        env: Where.
+        operator: Who acts.
+        episodes: How many; seeds count up from 2,000,000, which training never uses.
+        on_episode: Called after each with its number and success.
+    """
+    instruction = str(getattr(env.unwrapped, "instruction", ""))
+    result = Evaluation([], [], [], _control_period(env))
+    for index in range(episodes):
+        observation, _ = env.reset(seed=EVALUATION_SEED + index)
+        total, steps, over, success = 0.0, 0, False, False
+        while not over:
+            observation, reward, terminated, truncated, info = env.step(operator.act(observation, instruction))
+            total, steps, over = total + float(reward), steps + 1, terminated or truncated
+            success = succeeded(info)
+        result.successes.append(success)
+        result.lengths.append(steps)
+        result.returns.append(total)
+        on_episode(index + 1, success)
+    return result
+
+
+def load_policy(run: RunDirectory, config: TrainConfig, env: Env) -> AgentOperator:
+    """The policy a run last published.
+
+    Raises:
+        StoreError: Nothing was published yet, or the file is damaged.
+        ShapeError: It was trained on other observations or actions.
+    """
+    tensors, facts = load_tensors(run.policy)
+    layout = ObservationLayout(env.observation_space)
+    agent = SACAgent(int(facts["observation_dim"]), env.action_space.shape[0], config.agent, config.seed)  # pyright: ignore[reportOptionalSubscript]
+    agent.load_policy_state(tensors)
+    return AgentOperator(agent, layout)
+
+
+def film(config: TrainConfig, operator: Operator, folder: Path, episodes: int = FILMED) -> tuple[Path, Path]:
+    """Film the first seeded episodes: a video grid (mp4) and a contact sheet (png).
+
+    Raises:
+        DeviceError: The environment cannot render here.
+    """
+    options = {**config.env, "render_mode": "rgb_array"}
+    if _takes_image_size(config):
+        options["image_size"] = FILM_SIZE
+    env = make(config.task, options)
+    videos: list[NDArray[np.uint8]] = []
+    outcomes: list[bool | None] = []
+    instruction = str(getattr(env.unwrapped, "instruction", ""))
+    try:
+        for index in range(episodes):
+            observation, _ = env.reset(seed=EVALUATION_SEED + index)
+            frames, over, success = [_frame(env)], False, False
+            while not over:
+                observation, _, terminated, truncated, info = env.step(operator.act(observation, instruction))
+                frames.append(_frame(env))
+                over, success = terminated or truncated, succeeded(info)
+            videos.append(np.stack(frames))
+            outcomes.append(success)
+        period = _control_period(env)
+    finally:
+        env.close()
+    video = write_video(folder / "evaluation.mp4", grid(videos, 3, outcomes), 10.0 if period is None else 1.0 / period)
+    sheet = contact_sheet(videos, folder / "evaluation.png", outcomes)
+    return video, sheet
+
+
+def write_report(run: RunDirectory, config: TrainConfig, evaluation: Evaluation) -> Path:
+    """Write the numbers to evaluation.json in the run."""
+    path = run.path / "evaluation.json"
+    facts = {"task": config.task, "seed": config.seed, **evaluation.to_json()}
+    path.write_text(json.dumps(facts, indent=2) + "\n")
+    return path
+
+
+def _frame(env: Env) -> NDArray[np.uint8]:
+    frame: Any = env.render()
+    if not isinstance(frame, np.ndarray):
+        raise DeviceError("The environment renders no pictures (render_mode='rgb_array' gave none).")
+    return frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2]  # H.264 wants even sizes
+
+
+def _takes_image_size(config: TrainConfig) -> bool:
+    return ":" not in config.task
+
+
+def _control_period(env: Env) -> float | None:
+    task = getattr(env.unwrapped, "task", None)
+    return getattr(getattr(task, "spec", None), "control_period_s", None) or getattr(env.unwrapped, "dt", None)

@@ -1,0 +1,154 @@
+"""One run is one directory; whoever works on the run meets there."""
+
+import importlib.metadata
+import json
+import platform
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from robot_rl.config import TrainConfig, load_config, preset
+from robot_rl.errors import ConfigError, StoreError
+from robot_rl.store_files import write_whole
+
+__all__ = ["RunDirectory", "load_tensors", "save_tensors"]
+
+VERSIONED = ("robot-rl", "torch", "numpy", "mujoco", "gymnasium")
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """Paths of a run, and what is written there once.
+
+    Attributes:
+        path: The directory.
+    """
+
+    path: Path
+
+    @classmethod
+    def create(cls, config: TrainConfig, path: str | Path | None = None) -> "RunDirectory":
+        """Make a run's directory, `runs/<task>/<timestamp>` by default, and write its configuration.
+
+        Raises:
+            ConfigError: The directory exists and is not empty; nothing in it was touched.
+        """
+        if path is None:
+            name = config.task.split(":")[-1].replace("/", "_")
+            path = Path("runs") / name / time.strftime("%Y%m%d-%H%M%S")
+            while path.exists():
+                path = path.with_name(path.name + "b")
+        path = Path(path)
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise ConfigError(
+                f"{path} exists and is not empty; nothing in it was touched. "
+                f"Continue that run with: robot-rl train --resume {path}. Or choose another --run.",
+                path=path,
+            )
+        run = cls(path)
+        try:
+            for folder in ("policy", "checkpoints", "videos", "plots"):
+                (path / folder).mkdir(parents=True, exist_ok=True)
+            versions = {name: _version(name) for name in VERSIONED} | {"python": platform.python_version()}
+            text = config.to_yaml() + yaml.safe_dump({"versions": versions}, sort_keys=False)
+            write_whole(run.config, text.encode(), sync=True)
+        except OSError as error:
+            raise StoreError(f"Cannot make the run directory {path}: {error.strerror}.", path=path) from error
+        return run
+
+    @classmethod
+    def open(cls, path: str | Path) -> tuple["RunDirectory", TrainConfig]:
+        """An existing run and its configuration.
+
+        Raises:
+            ConfigError: There is no run, or its configuration does not fit this version.
+        """
+        run = cls(Path(path))
+        if not run.config.is_file():
+            raise ConfigError(f"{path} is no run directory: it has no config.yaml. Runs lie in runs/<task>/<timestamp>.")
+        return run, load_config(run.config, preset("serl", ""))
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def episodes(self) -> Path:
+        return self.path / "episodes"
+
+    @property
+    def demonstrations(self) -> Path:
+        return self.path / "demonstrations"
+
+    @property
+    def policy(self) -> Path:
+        return self.path / "policy" / "policy.safetensors"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.path / "checkpoints" / "latest.safetensors"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def plots(self) -> Path:
+        return self.path / "plots"
+
+    @property
+    def videos(self) -> Path:
+        return self.path / "videos"
+
+    def event(self, kind: str, **fields: Any) -> None:
+        """Append a line to events.jsonl: what happened and when."""
+        line = json.dumps({"time": time.time(), "event": kind, **fields}) + "\n"
+        try:
+            with (self.path / "events.jsonl").open("a") as file:
+                file.write(line)
+        except OSError as error:
+            raise StoreError(f"Cannot write to {self.path / 'events.jsonl'}: {error.strerror}.") from error
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+    """Write tensors and JSON facts as one safetensors file; readers see the old file or the new one, never a torn one.
+
+    Raises:
+        StoreError: The disk failed or is full; the old file is still there.
+    """
+    data = save({name: t.contiguous() for name, t in tensors.items()}, metadata={"facts": json.dumps(facts)})
+    try:
+        write_whole(path, data, sync=True)
+    except OSError as error:
+        raise StoreError(
+            f"Cannot write {path}: {error.strerror}. The previous file is intact. Free space, then: robot-rl train --resume "
+            f"{path.parent.parent}",
+            path=path,
+        ) from error
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `save_tensors` wrote.
+
+    Raises:
+        StoreError: The file is missing or damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            return tensors, json.loads((file.metadata() or {}).get("facts", "{}"))
+    except (OSError, SafetensorError, ValueError) as error:
+        raise StoreError(f"Cannot read {path}: {error}. Is this a run that has begun training?", path=path) from error
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
