@@ -12,15 +12,23 @@ null-space term. The clip acts along the axes of `base`.
 """
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from robot_rl.errors import ConfigError, ShapeError
+from drivers.impedance_gains import ImpedanceGains, JointLimits
+from robot_rl.errors import ShapeError
 
-__all__ = ["ImpedanceGains", "ImpedanceLaw", "JointLimits", "impedance_torque"]
+__all__ = [
+    "STATUS_BAD_STATE",
+    "STATUS_BAD_TARGET",
+    "STATUS_OK",
+    "ImpedanceGains",
+    "ImpedanceLaw",
+    "JointLimits",
+    "impedance_torque",
+]
 
 Array = NDArray[np.float64]
 
@@ -29,86 +37,8 @@ STATUS_BAD_TARGET = 1  # target not finite: the last good one is kept
 STATUS_BAD_STATE = 2  # measured state not finite: only `bias` (or nothing) is commanded
 
 
-@dataclass(frozen=True, kw_only=True)
-class ImpedanceGains:
-    """How stiff the arm holds its target. Triples are per axis of `base`.
-
-    Attributes:
-        stiffness: Translation [N/m].
-        damping: Translation [N s/m]. 2 sqrt(K) is critical for a mass of 1 kg.
-        rotational_stiffness: [N m/rad].
-        rotational_damping: [N m s/rad].
-        translational_clip: Largest position error acted upon [m]. Force never exceeds stiffness x clip.
-        rotational_clip: Largest rotation error acted upon [rad].
-        nullspace_stiffness: Pull towards the null-space posture [N m/rad]; its damping is 2 sqrt of it.
-        target_time_constant_s: Low-pass on the target; 0 turns it off.
-        torque_rate: Largest change of the commanded torque [N m per tick of 1 ms].
-        limit_margin: Distance from a joint limit at which repulsion begins [rad].
-        limit_stiffness: Repulsion [N m/rad] inside that margin.
-    """
-
-    stiffness: tuple[float, float, float] = (2000.0, 2000.0, 2000.0)
-    damping: tuple[float, float, float] = (89.0, 89.0, 89.0)
-    rotational_stiffness: tuple[float, float, float] = (150.0, 150.0, 150.0)
-    rotational_damping: tuple[float, float, float] = (7.0, 7.0, 7.0)
-    translational_clip: tuple[float, float, float] = (0.01, 0.01, 0.01)
-    rotational_clip: tuple[float, float, float] = (0.05, 0.05, 0.05)
-    nullspace_stiffness: float = 5.0
-    target_time_constant_s: float = 0.01
-    torque_rate: float = 1.0
-    limit_margin: float = 0.1
-    limit_stiffness: float = 60.0
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            numbers = value if isinstance(value, tuple) else (value,)
-            if not all(math.isfinite(v) and v >= 0 for v in numbers):
-                raise ConfigError(f"ImpedanceGains.{name} is {value}; every number must be finite and >= 0.")
-
-    @property
-    def wrench_bound(self) -> Array:
-        """Largest wrench the law's spring can push with: force [N] then torque [N m], shape (6,)."""
-        k = np.array(self.stiffness + self.rotational_stiffness)
-        return k * np.array(self.translational_clip + self.rotational_clip)
-
-    def pack(self, tick_s: float) -> Array:
-        """The gains as the flat vector `impedance_torque` reads, shape (23,)."""
-        tau = self.target_time_constant_s
-        blend = 1.0 if tau <= 0 else 1.0 - math.exp(-tick_s / tau)
-        return np.array(
-            [
-                *self.stiffness,
-                *self.rotational_stiffness,
-                *self.damping,
-                *self.rotational_damping,
-                *self.translational_clip,
-                *self.rotational_clip,
-                self.nullspace_stiffness,
-                blend,
-                self.torque_rate * tick_s / 0.001,
-                self.limit_margin,
-                self.limit_stiffness,
-            ]
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class JointLimits:
-    """Per joint, shape (n,): position limits [rad], torque limits [N m] and the posture the null space is pulled to."""
-
-    lower: Array
-    upper: Array
-    torque: Array
-    posture: Array
-
-    def pack(self) -> Array:
-        """Shape (n, 4), C-contiguous, as `impedance_torque` reads it."""
-        rows = (self.lower, self.upper, self.torque, self.posture)
-        return np.ascontiguousarray(np.stack([np.asarray(r, dtype=np.float64) for r in rows], axis=1))
-
-
 @njit(cache=True)
-def impedance_torque(
+def impedance_torque(  # noqa: PLR0913 (arrays one by one: a config object would cost an allocation a tick)
     gains: Array,
     joints: Array,
     memory: Array,
@@ -130,7 +60,8 @@ def impedance_torque(
         target_pose: Where the tcp should be, in `base`, shape (7,).
         tcp_pose: Where it is, shape (7,).
         jacobian: Of the tcp in `base`, linear rows first, shape (6, n).
-        q, qd: Joint positions [rad] and velocities [rad/s], shape (n,).
+        q: Joint positions [rad], shape (n,).
+        qd: Joint velocities [rad/s], shape (n,).
         bias: Gravity and Coriolis torque to add [N m], shape (n,); only Coriolis where the arm holds its own weight.
         torque: Written: the torque to command [N m], shape (n,).
 
@@ -143,14 +74,7 @@ def impedance_torque(
     for i in range(7):
         if not math.isfinite(target_pose[i]):
             status = STATUS_BAD_TARGET
-    healthy = True
-    for i in range(7):
-        healthy &= math.isfinite(tcp_pose[i])
-    for j in range(n):
-        healthy &= math.isfinite(q[j]) and math.isfinite(qd[j]) and math.isfinite(bias[j])
-        for i in range(6):
-            healthy &= math.isfinite(jacobian[i, j])
-    if not healthy:
+    if not _finite_state(tcp_pose, jacobian, q, qd, bias):
         for j in range(n):
             memory[7 + j] = 0.0
             limit = joints[j, 2]
@@ -191,6 +115,18 @@ def impedance_torque(
 
 
 @njit(cache=True)
+def _finite_state(tcp_pose: Array, jacobian: Array, q: Array, qd: Array, bias: Array) -> bool:
+    healthy = True
+    for i in range(7):
+        healthy &= math.isfinite(tcp_pose[i])
+    for j in range(q.shape[0]):
+        healthy &= math.isfinite(q[j]) and math.isfinite(qd[j]) and math.isfinite(bias[j])
+        for i in range(6):
+            healthy &= math.isfinite(jacobian[i, j])
+    return healthy
+
+
+@njit(cache=True)
 def _follow_target(memory: Array, target: Array, blend: float) -> None:
     """Move the low-passed target a fraction `blend` towards `target`: straight in position, on SO(3) in rotation."""
     for i in range(3):
@@ -213,7 +149,7 @@ def _follow_target(memory: Array, target: Array, blend: float) -> None:
 def _rotation_between(pose: Array, x: float, y: float, z: float, w: float) -> tuple[float, float, float]:
     """Rotation vector [rad], in `base`, that takes quaternion (x, y, z, w) to the pose's, the short way."""
     tx, ty, tz, tw = pose[3], pose[4], pose[5], pose[6]
-    # target * conjugate(current)
+    # e: the conjugate of the current rotation, then the target
     ex = -tw * x + tx * w - ty * z + tz * y
     ey = -tw * y + tx * z + ty * w - tz * x
     ez = -tw * z - tx * y + ty * x + tz * w
@@ -243,7 +179,10 @@ def _task_wrench(gains: Array, memory: Array, tcp: Array, jacobian: Array, qd: A
 def _nullspace_correction(
     square: Array, joints: Array, jacobian: Array, q: Array, qd: Array, k_n: float, out: Array
 ) -> None:
-    """(J J^T + lambda^2 I)^-1 J t for the posture torque t, by a 6x6 Cholesky in place. lambda = 0.01 guards singularities."""
+    """(J J^T + lambda^2 I)^-1 J t for the posture torque t, by a 6x6 Cholesky in place.
+
+    lambda = 0.01 guards singularities.
+    """
     n = q.shape[0]
     d_n = 2.0 * math.sqrt(k_n)
     for i in range(6):
@@ -294,6 +233,7 @@ class ImpedanceLaw:
             raise ShapeError(f"tcp_pose has shape {tcp_pose.shape}, expected (7,): position and quat_xyzw.")
         self.memory[:] = 0.0
         self.memory[:7] = tcp_pose
+        self.output[:] = 0.0
 
     def torque(self, target_pose: Array, tcp_pose: Array, jacobian: Array, q: Array, qd: Array, bias: Array) -> Array:
         """One tick; see `impedance_torque`. Returns the joint torques [N m], shape (n,), valid until the next call."""

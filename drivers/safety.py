@@ -1,13 +1,15 @@
 """The safety supervisor: every command to an arm passes here, whoever sent it.
 
-| event                                  | what happens                                                     |
-| -------------------------------------- | ---------------------------------------------------------------- |
-| target outside the box                 | clipped to the box                                               |
-| target further than the step limit     | shortened to the step limit, in the same direction               |
-| target not finite, or not a unit quaternion | refused: SafetyError, the arm holds its measured pose       |
-| measured wrench above the limit        | refused: SafetyError, the arm holds its measured pose            |
+| event                                       | what happens                                          |
+| ------------------------------------------- | ----------------------------------------------------- |
+| target outside the box                      | clipped to the box                                    |
+| target further than the step limit          | shortened to the step limit, in the same direction    |
+| target not finite, or not a unit quaternion | refused: SafetyError, the arm holds its measured pose |
+| measured pose or wrench not finite          | refused: SafetyError, the arm holds its measured pose |
+| measured wrench above the limit             | refused: SafetyError, the arm holds its measured pose |
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,13 +83,20 @@ class SafeArm:
                 "Look for NaN in the policy's output.",
                 target=target_pose,
             )
-        norm = float(np.linalg.norm(target_pose[3:]))
-        if abs(norm - 1.0) > 1e-3:  # noqa: PLR2004
+        norm = math.hypot(*target_pose[3:])
+        if abs(norm - 1.0) > 1e-3:
             raise SafetyError(
                 f"The target's quaternion (xyzw) has norm {norm:.3f}, expected 1. The arm holds its measured pose.",
                 target=target_pose,
             )
-        force, torque = np.linalg.norm(state.wrench_tcp[:3]), np.linalg.norm(state.wrench_tcp[3:])
+        if not (np.isfinite(state.tcp_pose).all() and np.isfinite(state.wrench_tcp).all()):
+            raise SafetyError(
+                f"The arm's reading is not finite: tcp_pose {state.tcp_pose.tolist()}, wrench_tcp "
+                f"{state.wrench_tcp.tolist()}. The arm holds. Check its connection and force sensor, then reset.",
+                tcp_pose=state.tcp_pose,
+                wrench_tcp=state.wrench_tcp,
+            )
+        force, torque = math.hypot(*state.wrench_tcp[:3]), math.hypot(*state.wrench_tcp[3:])
         if force > self.limits.max_wrench[0] or torque > self.limits.max_wrench[1]:
             raise SafetyError(
                 f"Measured wrench {force:.1f} N, {torque:.1f} N m is above the limit {self.limits.max_wrench} "
@@ -101,7 +110,8 @@ class SafeArm:
         turn = rotvec_from_quat(quat_multiply(target_pose[3:], quat_conjugate(state.tcp_pose[3:])))
         turned = quat_multiply(quat_from_rotvec(turn * _shorten(turn, self.limits.max_step[1])), state.tcp_pose[3:])
         away = rotvec_from_quat(quat_multiply(quat_conjugate(self._nominal), turned))
-        out[3:] = quat_multiply(self._nominal, quat_from_rotvec(np.clip(away, -self._rotation_limit, self._rotation_limit)))
+        away = np.clip(away, -self._rotation_limit, self._rotation_limit)
+        out[3:] = quat_multiply(self._nominal, quat_from_rotvec(away))
         return out
 
     def command(self, target_pose: Array) -> None:
@@ -147,5 +157,5 @@ class SafeArm:
 
 
 def _shorten(vector: Array, limit: float) -> float:
-    length = float(np.linalg.norm(vector))
+    length = math.hypot(*vector)  # unlike a square root of squares, huge numbers do not overflow
     return 1.0 if length <= limit else limit / length

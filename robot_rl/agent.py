@@ -49,7 +49,9 @@ class SACAgent:
     ) -> None:
         self.observation_dim, self.action_dim, self.config, self.device = observation_dim, action_dim, config, device
         self.encoder = encoder.to(device) if encoder is not None else None
-        latent_dim = int(getattr(encoder, "output_dim")) if encoder is not None else observation_dim  # noqa: B009  # not nn.Module's
+        latent_dim = observation_dim * (1 + len(config.fine_scales))
+        if encoder is not None:
+            latent_dim = int(encoder.output_dim)  # pyright: ignore
         initial = torch.Generator().manual_seed(seed)
         self.actor = Actor(latent_dim, action_dim, config, initial, device)
         self.critics = Critics(latent_dim, action_dim, config, initial, device)
@@ -59,7 +61,7 @@ class SACAgent:
         self.imitation.parameters.requires_grad_(False)
         self.has_imitation = False
         self.raw_temperature = torch.full((1,), softplus_inverse(config.temperature_init), device=device)
-        self.target_entropy = -action_dim / 2 if config.target_entropy is None else config.target_entropy
+        self.target_entropy = action_dim * config.target_entropy_per_action
         self.observation_mean = torch.zeros(observation_dim, device=device)
         self.observation_std = torch.ones(observation_dim, device=device)
 
@@ -94,6 +96,8 @@ class SACAgent:
         normalised = (observation - self.observation_mean) / self.observation_std
         if self.config.observation_clip < math.inf:
             normalised = normalised.clamp(-self.config.observation_clip, self.config.observation_clip)
+        if self.config.fine_scales:
+            normalised = torch.cat([normalised, *(torch.tanh(k * normalised) for k in self.config.fine_scales)], -1)
         return normalised if self.encoder is None else self.encoder(normalised)
 
     def act(self, observation: NDArray[np.float32], deterministic: bool = False) -> NDArray[np.float32]:
@@ -190,7 +194,7 @@ class SACAgent:
             if self.config.bc_q_filter:
                 with torch.no_grad():
                     weight = weight * (self.critics.values(latent, batch.action).mean(0) > values.mean(0))
-            imitation = self._imitation_loss(policy, batch.action, weight)
+            imitation = self._imitation_loss(latent, batch.action, weight)
             loss = loss + self.config.bc_weight * imitation
             metrics["imitation_loss"] = imitation.detach()
         (gradient,) = torch.autograd.grad(loss, [self.actor.parameters])
@@ -204,7 +208,8 @@ class SACAgent:
         raw.requires_grad_(False)
         return metrics | {"actor_loss": loss.detach(), "entropy": entropy, "temperature": self.temperature}
 
-    def _imitation_loss(self, policy: TanhGaussian, action: Tensor, weight: Tensor) -> Tensor:
+    def _imitation_loss(self, latent: Tensor, action: Tensor, weight: Tensor) -> Tensor:
+        policy = self.actor(latent)
         if self.config.bc_loss == "mse":
             return losses.imitation_mse(policy.mode(), action, weight)
         return losses.imitation_nll(policy.log_probability(action), weight)
@@ -213,7 +218,7 @@ class SACAgent:
         """One behaviour-cloning step of the actor on the demonstration samples of a batch; nothing else moves."""
         with torch.no_grad():
             latent = self.encode(batch.observation)
-        loss = self._imitation_loss(self.actor(latent), batch.action, batch.is_demo)
+        loss = self._imitation_loss(latent, batch.action, batch.is_demo)
         (gradient,) = torch.autograd.grad(loss, [self.actor.parameters])
         self._actor_adam.step(gradient)
         return {"imitation_loss": loss.detach()}

@@ -22,6 +22,8 @@ class AgentConfig:
         activation: ``tanh`` or ``relu``, after each LayerNorm.
         observation_clip: Largest magnitude of a normalised observation entry; keeps a rare contact force from drowning
             the rest.
+        fine_scales: For each factor k, tanh(k x) of every normalised observation entry x is appended, so that a millimetre
+            near zero is as visible as a decimetre.
         critics: Number of critics, E.
         critics_in_target: M target critics, drawn anew for each update, whose minimum is bootstrapped from (REDQ).
         return_min, return_max: Bounds every bootstrapped target is clipped to, where the task bounds its return (0 and 1
@@ -41,7 +43,7 @@ class AgentConfig:
         tau: Share by which target critics move towards the critics at every update.
         policy_delay: Critic updates per actor update.
         temperature_init: Initial entropy temperature.
-        target_entropy: Entropy the temperature is steered to [nats]; None means -dim(A)/2.
+        target_entropy_per_action: Entropy the temperature is steered to, per action dimension [nats].
         entropy_backup: Whether the bootstrapped value contains the entropy term.
         bc_weight: Weight of the imitation term in the actor loss, on demonstration samples; 0 switches it off.
         bc_loss: Imitation term: ``mse`` to the mean action, or ``nll`` of the demonstrated one.
@@ -55,6 +57,7 @@ class AgentConfig:
     hidden_sizes: tuple[int, ...] = (256, 256)
     activation: str = "tanh"
     observation_clip: float = math.inf
+    fine_scales: tuple[float, ...] = ()
     critics: int = 10
     critics_in_target: int = 2
     return_min: float = -math.inf
@@ -73,7 +76,7 @@ class AgentConfig:
     tau: float = 0.005
     policy_delay: int = 8
     temperature_init: float = 0.01
-    target_entropy: float | None = None
+    target_entropy_per_action: float = -0.5
     entropy_backup: bool = False
     bc_weight: float = 0.0
     bc_loss: str = "mse"

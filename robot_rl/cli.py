@@ -11,6 +11,7 @@ from robot_rl.errors import ConfigError, RobotRLError
 __all__ = ["main"]
 
 USAGE_ERROR = 2
+INTERRUPTED = 130
 ORDER = ("train", "eval", "render", "demo", "tasks", "bench")
 
 
@@ -26,19 +27,24 @@ def main(arguments: list[str] | None = None) -> int:
     import tyro
 
     arguments = sys.argv[1:] if arguments is None else arguments
-    table = commands()
     try:
+        table = commands()
         if not arguments or arguments[0] in ("-h", "--help"):
-            print(_overview(table))  # noqa: T201
+            print(_overview(table))
             return 0
         if arguments[0] not in table:
             raise ConfigError(f"Unknown command {arguments[0]!r}. Known: {', '.join(table)}. See: robot-rl --help")
         name = arguments[0]
-        result = tyro.cli(table[name], args=arguments[1:], prog=f"robot-rl {name}", config=(tyro.conf.OmitSubcommandPrefixes,))
+        result = tyro.cli(
+            table[name], args=arguments[1:], prog=f"robot-rl {name}", config=(tyro.conf.OmitSubcommandPrefixes,)
+        )
         return int(result or 0)
     except RobotRLError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)  # noqa: T201
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return USAGE_ERROR
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

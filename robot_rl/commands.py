@@ -10,32 +10,48 @@ from tyro.conf import Positional, arg
 
 from robot_rl.errors import ConfigError, DeviceError
 
+INTERRUPTED = 130  # what a shell expects of a process that Ctrl-C ended
+
 __all__ = ["bench", "demo", "evaluate_run", "render", "train"]
 
-Task = Annotated[str, arg(metavar="TASK", help="pick_cube, reach, ... (robot-rl tasks lists them) or gymnasium:FetchReach-v4")]
+Task = Annotated[
+    str, arg(metavar="TASK", help="pick_cube, reach, ... (robot-rl tasks lists them) or gymnasium:FetchReach-v4")
+]
 Run = Annotated[Path, arg(metavar="RUN", help="A run directory, runs/<task>/<timestamp>")]
 
 
-def train(
-    task: Annotated[Positional[str], arg(metavar="[TASK]", help="As listed by robot-rl tasks, or gymnasium:FetchReach-v4")] = "",
+def train(  # noqa: PLR0913 (the command line's options)
+    task: Annotated[
+        Positional[str], arg(metavar="[TASK]", help="As listed by robot-rl tasks, or gymnasium:FetchReach-v4")
+    ] = "",
     preset: Annotated[str, arg(help="Hyper-parameters: fast (default), serl, hil_serl")] = "fast",
     seed: Annotated[int | None, arg(help="Of everything; the same seed gives the same run")] = None,
     steps: Annotated[int | None, arg(help="Environment steps")] = None,
-    demos: Annotated[str | None, arg(metavar="N|PATH|none", help="Demonstrations: record N with the task's script first, or a store's path, or none")] = None,
+    demos: Annotated[
+        str | None,
+        arg(
+            metavar="N|PATH|none",
+            help="Demonstrations: record N with the task's script first, or a store's path, or none",
+        ),
+    ] = None,
     run: Annotated[Path | None, arg(help="Run directory to make; runs/<task>/<timestamp> by default")] = None,
     resume: Annotated[Path | None, arg(metavar="RUN", help="Continue this run from its last checkpoint")] = None,
-    config: Annotated[Path | None, arg(metavar="FILE", help="YAML with any setting of config.yaml, laid over the preset")] = None,
-    set: Annotated[tuple[str, ...], arg(metavar="KEY=VALUE", help="Any setting, for example: --set agent.critics=5 env.arm=ur5e")] = (),  # noqa: A002
+    config: Annotated[
+        Path | None, arg(metavar="FILE", help="YAML with any setting of config.yaml, laid over the preset")
+    ] = None,
+    set: Annotated[  # noqa: A002 (the flag's name)
+        tuple[str, ...], arg(metavar="KEY=VALUE", help="Any setting, for example: --set agent.critics=5 env.arm=ur5e")
+    ] = (),
     evaluate: Annotated[bool, arg(help="Evaluate and film when training ends")] = True,
 ) -> int:
     """Learn a task; everything about the run lies in one directory.
 
     Stop at any moment with Ctrl-C: the run is saved, and --resume RUN goes on with the same numbers.
     """  # fmt: skip
-    from robot_rl.config import load_config
+    from robot_rl.config import assignments, load_config, overlay
     from robot_rl.config import preset as named_preset
+    from robot_rl.preparation import resolve
     from robot_rl.run_directory import RunDirectory
-    from robot_rl.training import resolve
 
     if resume is not None:
         if task or config or set or run is not None or seed is not None or demos is not None:
@@ -43,42 +59,24 @@ def train(
         directory, settings = RunDirectory.open(resume)
         settings = settings if steps is None else replace(settings, steps=steps)
         return _train(settings, directory, f"{settings.task}, resumed", evaluate)
-    if not task:
-        raise ConfigError("Which task? For example: robot-rl train pick_cube. See: robot-rl tasks")
     settings = named_preset(preset, task)
     if config is not None:
         settings = load_config(config, settings)
-    settings = _with_settings(settings, set)
-    chosen = {"seed": seed, "steps": steps, "demos": demos}
-    settings = resolve(replace(settings, task=task, **{k: v for k, v in chosen.items() if v is not None}))
-    directory = RunDirectory.create(settings, run)
-    return _train(settings, directory, f"{task}, preset {preset}, seed {settings.seed}", evaluate)
-
-
-def _with_settings(settings: Any, pairs: tuple[str, ...]) -> Any:
-    """Lay `key=value` pairs over a configuration, by way of the same check as a file."""
-    import tempfile
-
-    import yaml
-
-    from robot_rl.config import load_config
-
-    if not pairs:
-        return settings
-    tree: dict[str, Any] = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise ConfigError(f"--set {pair}: expected KEY=VALUE, for example --set agent.critics=5")
-        node = tree
-        *parents, last = key.split(".")
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[last] = yaml.safe_load(value)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "--set"
-        path.write_text(yaml.safe_dump(tree))
-        return load_config(path, settings)
+    settings = overlay(settings, assignments(set), "--set")
+    chosen = {"task": task or settings.task, "seed": seed, "steps": steps, "demos": demos}
+    settings = replace(settings, **{k: v for k, v in chosen.items() if v is not None})
+    if not settings.task:
+        raise ConfigError("Which task? For example: robot-rl train pick_cube. See: robot-rl tasks")
+    resolved = resolve(settings)
+    if preset == "fast" and resolved.demos == "none":
+        print("No demonstrations to start from: using preset scratch, which explores from nothing.", file=sys.stderr)
+        return train(
+            task, "scratch", seed=seed, steps=steps, demos="none", run=run, config=config, set=set, evaluate=evaluate
+        )
+    if demos is not None and demos.isdigit() and int(demos) and resolved.demos == "none":
+        raise ConfigError(f"{settings.task} has no script to record {demos} demonstrations; give --demos PATH or none.")
+    directory = RunDirectory.create(resolved, run)
+    return _train(resolved, directory, f"{resolved.task}, preset {preset}, seed {resolved.seed}", evaluate)
 
 
 def _train(settings: Any, directory: Any, title: str, evaluate: bool) -> int:
@@ -93,6 +91,13 @@ def _train(settings: Any, directory: Any, title: str, evaluate: bool) -> int:
         handlers = {s: signal.signal(s, lambda *_: _stop(trainer)) for s in (signal.SIGINT, signal.SIGTERM)}
         try:
             reason = trainer.train()
+        except KeyboardInterrupt:
+            print(
+                f"Interrupted twice, at step {trainer.step}: what was saved before is safe. "
+                f"Go on with: robot-rl train --resume {directory.path}",
+                file=sys.stderr,
+            )
+            return INTERRUPTED
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
@@ -103,6 +108,11 @@ def _train(settings: Any, directory: Any, title: str, evaluate: bool) -> int:
     if reason != "stopped" and evaluate and settings.eval_episodes:
         return evaluate_run(directory.path, episodes=settings.eval_episodes)
     return 0
+
+
+def _at_least_one(name: str, value: int) -> None:
+    if value < 1:
+        raise ConfigError(f"--{name} is {value}; it must be at least 1.")
 
 
 def _stop(trainer: Any) -> None:
@@ -125,6 +135,7 @@ def evaluate_run(
     from robot_rl.progress import TrainingProgress
     from robot_rl.run_directory import RunDirectory
 
+    _at_least_one("episodes", episodes)
     directory, config = RunDirectory.open(run)
     env = make(config.task, config.env)
     try:
@@ -155,10 +166,13 @@ def render(
     from robot_rl.evaluation import film, load_policy
     from robot_rl.run_directory import RunDirectory
 
+    _at_least_one("episodes", episodes)
     directory, config = RunDirectory.open(run)
     env = make(config.task, config.env)
-    policy = load_policy(directory, config, env)
-    env.close()
+    try:
+        policy = load_policy(directory, config, env)
+    finally:
+        env.close()
     video, sheet = film(config, policy, directory.videos, episodes)
     print(f"Video: {video}\nPictures: {sheet}")
     return 0
@@ -169,34 +183,45 @@ def demo(
     episodes: Annotated[int, arg(help="Successful episodes to record")] = 20,
     out: Annotated[Path | None, arg(help="Episode store to make; demos/<task> by default")] = None,
     seed: Annotated[int, arg(help="Of the first episode and of the script's noise")] = 0,
-    noise: Annotated[float, arg(help="Action noise of the script, a fraction of a full action")] = 0.1,
-    set: Annotated[tuple[str, ...], arg(metavar="KEY=VALUE", help="Options of the environment, for example arm=ur5e")] = (),  # noqa: A002
+    noise: Annotated[float, arg(help="Action noise of the script, a fraction of a full action")] = 0.03,
+    set: Annotated[  # noqa: A002 (the flag's name)
+        tuple[str, ...], arg(metavar="KEY=VALUE", help="Options of the environment, for example arm=ur5e")
+    ] = (),
 ) -> int:
     """Record demonstrations of a task by its scripted expert into an episode store."""
     import numpy as np
-    import yaml
 
+    from robot_rl.config import assignments
     from robot_rl.demonstrations import record, scripted_expert
     from robot_rl.environments import make
     from robot_rl.progress import TrainingProgress
 
-    path = Path("demos") / task if out is None else out
-    env = make(task, {k: yaml.safe_load(v) for k, _, v in (pair.partition("=") for pair in set)})
-    expert = scripted_expert(env, np.random.default_rng(seed), noise)
-    if expert is None:
-        raise ConfigError(f"{task} has no scripted expert.")
-    with TrainingProgress(f"{task}: demonstrations") as progress:
-        progress.phase("recording", episodes)
-        with record(
-            env, expert, path, episodes=episodes, seed=seed, task=task, on_episode=lambda kept, _: progress.update(step=kept)
-        ) as store:
-            steps = sum(r.length for r in store.episode_table())
+    _at_least_one("episodes", episodes)
+    if seed < 0 or not 0.0 <= noise <= 1.0:
+        raise ConfigError(f"--seed is {seed} and --noise {noise}; the seed is at least 0, the noise between 0 and 1.")
+    path = Path("demos") / task.split(":")[-1].replace("/", "_") if out is None else out
+    env = make(task, assignments(set))
+    try:
+        expert = scripted_expert(env, np.random.default_rng(seed), noise)
+        if expert is None:
+            raise ConfigError(f"{task} has no scripted expert. Tasks that have one: robot-rl tasks")
+        with TrainingProgress(f"{task}: demonstrations") as progress:
+            progress.phase("recording", episodes)
+            with record(
+                env, expert, path, episodes=episodes, seed=seed, task=task,
+                on_episode=lambda kept, _: progress.update(step=kept),
+            ) as store:  # fmt: skip
+                steps = sum(r.length for r in store.episode_table())
+    finally:
+        env.close()
     print(f"{episodes} episodes, {steps} steps: {path}\nTrain with: robot-rl train {task} --demos {path}")
     return 0
 
 
 def bench(
-    names: Annotated[Positional[tuple[str, ...]], arg(metavar="[NAME ...]", help="Which; all quick ones by default")] = (),
+    names: Annotated[
+        Positional[tuple[str, ...]], arg(metavar="[NAME ...]", help="Which; all quick ones by default")
+    ] = (),
     json: Annotated[bool, arg(help="Print a list of {name, value, unit, reference, reference_value}")] = False,
 ) -> int:
     """Measure speed, each figure beside a named reference in the same run."""
@@ -221,6 +246,8 @@ def bench(
     table = Table("benchmark", "value", "unit", "reference", "reference's value", "ratio")
     for r in records:
         ratio = r["value"] / r["reference_value"] if r["reference_value"] else float("nan")
-        table.add_row(r["name"], f"{r['value']:.4g}", r["unit"], r["reference"], f"{r['reference_value']:.4g}", f"{ratio:.2f}")
+        table.add_row(
+            r["name"], f"{r['value']:.4g}", r["unit"], r["reference"], f"{r['reference_value']:.4g}", f"{ratio:.2f}"
+        )
     Console().print(table)
     return 0

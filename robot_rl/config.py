@@ -1,16 +1,41 @@
 """What a training run is made of: every number with its meaning, the presets, and how a YAML file changes them."""
 
+import math
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, cast
 
 import yaml
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 
 from robot_rl.agent_config import AgentConfig
 from robot_rl.errors import ConfigError
 
-__all__ = ["PRESETS", "TrainConfig", "load_config", "preset"]
+__all__ = ["PRESETS", "TrainConfig", "assignments", "load_config", "overlay", "preset"]
+
+
+_RANGES: dict[str, tuple[float, float]] = {
+    "steps": (1, math.inf),
+    "seed": (0, math.inf),
+    "batch_size": (2, math.inf),
+    "demo_fraction": (0, 1),
+    "demo_noise": (0, 1),
+    "utd_ratio": (0, math.inf),
+    "n_step": (1, math.inf),
+    "gamma": (0, 1),
+    "bc_updates": (0, math.inf),
+    "learning_starts": (0, math.inf),
+    "actor_starts": (0, math.inf),
+    "random_steps": (0, math.inf),
+    "replay_capacity": (100, math.inf),
+    "eval_episodes": (0, math.inf),
+    "checkpoint_every_s": (0, math.inf),
+}
+
+
+def _count_as_text(value: Any) -> Any:
+    return str(value) if type(value) is int else value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +75,8 @@ class TrainConfig:
 
     task: str
     env: dict[str, Any] = field(default_factory=dict[str, Any])
-    demos: str = "20"
-    demo_noise: float = 0.1
+    demos: Annotated[str, BeforeValidator(_count_as_text)] = "20"
+    demo_noise: float = 0.03
     steps: int = 20_000
     stop_at_success: float = 2.0
     seed: int = 0
@@ -74,14 +99,11 @@ class TrainConfig:
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
-        for name, low, high in (
-            ("steps", 1, None), ("batch_size", 2, None), ("demo_fraction", 0, 1), ("utd_ratio", 0, None), ("n_step", 1, None),
-            ("gamma", 0, 1), ("bc_updates", 0, None), ("learning_starts", 0, None), ("random_steps", 0, None),
-            ("replay_capacity", 100, None), ("eval_episodes", 0, None), ("checkpoint_every_s", 0, None), ("demo_noise", 0, 1),
-        ):  # fmt: skip
+        for name, (low, high) in _RANGES.items():
             value = getattr(self, name)
-            if value < low or (high is not None and value > high):
-                raise ConfigError(f"{name} is {value}; it must be at least {low}" + (f" and at most {high}." if high else "."))
+            if not low <= value <= high:  # so written that it refuses NaN too
+                most = "" if high == math.inf else f" and at most {high:g}"
+                raise ConfigError(f"{name} is {value}; it must be at least {low:g}{most}.")
 
     def to_yaml(self) -> str:
         """Every setting spelled out."""
@@ -111,20 +133,64 @@ def load_config(path: str | Path, base: TrainConfig) -> TrainConfig:
         given = yaml.safe_load(path.read_text())
     except OSError as error:
         raise ConfigError(f"Cannot read {path}: {error.strerror}.") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(given, dict):
         raise ConfigError(f"{path} must hold settings as `key: value` lines; it holds {type(given).__name__}.")
-    merged = _merge(asdict(base), given)
+    return overlay(base, cast("dict[str, Any]", given), str(path))
+
+
+def overlay(base: TrainConfig, given: dict[str, Any], where: str) -> TrainConfig:
+    """Settings laid over `base`.
+
+    Args:
+        base: What holds where nothing is given.
+        given: Nested as in config.yaml.
+        where: The file or flag they come from, for the message.
+
+    Raises:
+        ConfigError: A key or value does not fit; the message names `where`, key, value and what was expected.
+    """
+    plain = asdict(base)
+    merged = _merge(plain, given)
     merged.pop("versions", None)  # a run's own config.yaml may be used again
+    for level, known in ((merged, plain), (merged["agent"], plain["agent"])):
+        unknown = [key for key in level if key not in known] if isinstance(level, dict) else []
+        if unknown:
+            key = str(unknown[0]) if known is plain else f"agent.{unknown[0]}"
+            raise ConfigError(f"{where}: there is no setting {key!r}. Known: {', '.join(known)}.", key=key)
     try:
         return TypeAdapter(TrainConfig).validate_python(merged)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        known = list(asdict(base)["agent" if key.startswith("agent.") else "task"] if key.startswith("agent.") else asdict(base))
-        hint = f" Known keys: {', '.join(known)}." if first["type"] == "unexpected_keyword_argument" else ""
-        raise ConfigError(f"{path}: {key}: {first['input']!r}: {first['msg']}.{hint}", key=key) from error
+        raise ConfigError(f"{where}: {key}: {first['input']!r}: {first['msg']}.", key=key) from error
+    except ConfigError as error:  # a value out of its range
+        raise ConfigError(f"{where}: {error}", **error.fields) from error
+
+
+def assignments(pairs: Iterable[str]) -> dict[str, Any]:
+    """`KEY=VALUE` pairs as a nested mapping: `agent.critics=5` gives {"agent": {"critics": 5}}. Values are YAML.
+
+    Raises:
+        ConfigError: A pair is not of that form, or two contradict each other.
+    """
+    tree: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not all(key.split(".")):
+            raise ConfigError(f"--set {pair}: expected KEY=VALUE, for example --set agent.critics=5")
+        node = tree
+        *parents, last = key.split(".")
+        for parent in parents:
+            node = node.setdefault(parent, {})
+            if not isinstance(node, dict):
+                raise ConfigError(f"--set {pair}: {parent!r} was given a value of its own before.")
+        try:
+            node[last] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {pair}: {text!r} is no value ({' '.join(str(error).split())}).") from error
+    return tree
 
 
 def _merge(base: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
@@ -144,11 +210,36 @@ PRESETS: dict[str, TrainConfig] = {
     "fast": TrainConfig(
         task="",
         agent=AgentConfig(
-            critics=4, critics_in_target=2, policy_delay=4, std_init=0.1, std_max=0.12, target_entropy=-12.0, bc_weight=10.0,
+            critics=2,
+            policy_delay=4,
+            std_init=0.04,
+            std_max=0.05,
+            target_entropy_per_action=-1.7,
+            bc_weight=30.0,
             observation_clip=5.0,
+            fine_scales=(3.0, 10.0),
         ),
-        steps=6_000, stop_at_success=0.99, keep_successes=True, utd_ratio=4.0, n_step=3, gamma=0.95, bound_returns=True,
-        bc_updates=3000, learning_starts=0, actor_starts=300, random_steps=0, normalise=True,
+        steps=6_000,
+        stop_at_success=0.98,
+        keep_successes=True,
+        utd_ratio=4.0,
+        n_step=3,
+        gamma=0.95,
+        bound_returns=True,
+        bc_updates=1000,
+        learning_starts=0,
+        actor_starts=300,
+        random_steps=0,
+        normalise=True,
+    ),
+    "scratch": TrainConfig(
+        task="",
+        demos="none",
+        agent=AgentConfig(critics=2, policy_delay=2, observation_clip=5.0),
+        utd_ratio=4.0,
+        n_step=3,
+        gamma=0.97,
+        bound_returns=True,
     ),
     "serl": TrainConfig(task="", agent=AgentConfig(critics=10, critics_in_target=2, policy_delay=8)),
     "hil_serl": TrainConfig(
@@ -159,5 +250,6 @@ PRESETS: dict[str, TrainConfig] = {
         random_steps=0,
     ),
 }  # fmt: skip
-"""`fast`: ours, and the default. `serl` and `hil_serl`: the published hyper-parameters of those two systems (SERL's state
+"""`fast`: ours, and the default: the actor is cloned from the demonstrations, then improved close to them, imitating every
+success of its own as well. `scratch`: what `fast` becomes where there are no demonstrations. `serl` and `hil_serl`: the published hyper-parameters of those two systems (SERL's state
 learner with UTD 8, HIL-SERL's two critics with UTD 2)."""

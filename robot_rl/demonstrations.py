@@ -1,13 +1,14 @@
 """Demonstrations: episodes of a competent operator, recorded before training."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
 from robot_rl.environments import Env
-from robot_rl.errors import ConfigError
+from robot_rl.errors import ConfigError, StoreError
 from robot_rl.operators import Operator
 from robot_rl.store import EpisodeStore
 
@@ -23,11 +24,13 @@ def succeeded(info: dict[str, Any]) -> bool:
 
 def scripted_expert(env: Env, rng: np.random.Generator, noise: float) -> Operator | None:
     """The environment's own expert (`env.unwrapped.expert`), or None where it offers none."""
-    make_expert = cast("Callable[[np.random.Generator, float], Operator] | None", getattr(env.unwrapped, "expert", None))
+    make_expert = cast(
+        "Callable[[np.random.Generator, float], Operator] | None", getattr(env.unwrapped, "expert", None)
+    )
     return None if make_expert is None else make_expert(rng, noise)
 
 
-def record(
+def record(  # noqa: PLR0913 (each by keyword)
     env: Env,
     operator: Operator,
     path: str | Path,
@@ -36,7 +39,8 @@ def record(
     seed: int,
     task: str,
     source: str = "script",
-    on_episode: Callable[[int, int], None] = lambda kept, tried: None,
+    on_episode: Callable[[int, int], None] = lambda _kept, _tried: None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> EpisodeStore:
     """Record successful episodes into a new store; failed ones are not kept.
 
@@ -49,21 +53,46 @@ def record(
         task: Written into the store.
         source: `script` or `human`.
         on_episode: Called after each attempt with the episodes kept and tried so far.
+        stop: Asked before each attempt; True ends the recording there.
+
+    Returns:
+        The store, open for writing.
 
     Raises:
         StoreError: The path exists, or the disk fails.
-        ConfigError: The operator succeeds too rarely (fewer than one in five attempts).
+        ConfigError: No episodes are asked for, or the operator succeeds too rarely (fewer than one in five attempts).
     """
-    instruction = str(getattr(env.unwrapped, "instruction", ""))
+    if episodes < 1:
+        raise ConfigError(f"{episodes} demonstrations were asked for; record at least 1.", episodes=episodes)
     store = EpisodeStore.create(
         path, observation_space=env.observation_space, action_space=env.action_space, metadata={"task": task}
     )
+    try:
+        _record_into(store, env, operator, episodes, seed, source, on_episode, stop)
+    except Exception:
+        with suppress(StoreError):
+            store.close()
+        raise
+    return store
+
+
+def _record_into(
+    store: EpisodeStore,
+    env: Env,
+    operator: Operator,
+    episodes: int,
+    seed: int,
+    source: str,
+    on_episode: Callable[[int, int], None],
+    stop: Callable[[], bool],
+) -> None:
+    instruction = str(getattr(env.unwrapped, "instruction", ""))
     kept = tried = 0
-    while kept < episodes:
+    while kept < episodes and not stop():
         if tried >= ATTEMPTS_PER_EPISODE * episodes:
             raise ConfigError(
                 f"Only {kept} of {tried} attempts succeeded; {episodes} demonstrations were asked for. "
-                f"What succeeded lies in {path}. Lower --noise, or mend the expert."
+                f"What succeeded lies in {store.path}. Lower the script's noise, or mend the script."
             )
         first, _ = env.reset(seed=seed + tried)
         steps: list[dict[str, Any]] = []
@@ -90,4 +119,3 @@ def record(
             store.commit()
             kept += 1
         on_episode(kept, tried)
-    return store

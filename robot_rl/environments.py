@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import re
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import gymnasium as gym
@@ -18,18 +19,16 @@ def task_ids() -> dict[str, str]:
     """Tasks installed on this machine: name on the command line to Gymnasium id, for example pick_cube to
     robot_rl/PickCube-v0. They come by the entry point `gymnasium.envs`, ours and third parties' alike.
     """
-    before = set(gym.registry)
     for entry in importlib.metadata.entry_points(group="gymnasium.envs"):
+        before = set(gym.registry)
         entry.load()()
-    _tasks.update({_snake_case(gym.registry[i].name): i for i in set(gym.registry) - before | _ours()})
+        # Its package may have been imported before; then its environments are known by its name.
+        named = {name for name, spec in gym.registry.items() if spec.namespace == entry.name}
+        _tasks.update({_snake_case(gym.registry[name].name): name for name in set(gym.registry) - before | named})
     return dict(sorted(_tasks.items()))
 
 
 _tasks: dict[str, str] = {}
-
-
-def _ours() -> set[str]:
-    return {name for name in gym.registry if name.startswith("robot_rl/")}
 
 
 def _snake_case(name: str) -> str:
@@ -60,8 +59,8 @@ def make(task: str, options: dict[str, Any] | None = None) -> Env:
         raise
     except (gym.error.Error, ModuleNotFoundError) as error:
         raise ConfigError(
-            f"No task or environment {task!r} ({_one_line(error)}). Tasks: {', '.join(known)}. "
-            "Others by package and id, for example gymnasium:FetchReach-v4.",
+            f"No task or environment {task!r} ({_one_line(error)}). Tasks: {', '.join(known)}. Others by package and "
+            "id, for example gymnasium:FetchReach-v4 (which needs: pip install 'robot-rl[fetch]').",
             task=task,
         ) from error
     except TypeError as error:
@@ -93,9 +92,25 @@ def _checked(task: str, env: Env) -> Env:
 def _register_gymnasium_robotics() -> None:
     try:
         import gymnasium_robotics
+        from gymnasium_robotics.utils import mujoco_utils
     except ModuleNotFoundError:
         return
     gym.register_envs(gymnasium_robotics)
+    _compare_joint_types_as_numbers(mujoco_utils)
+
+
+def _compare_joint_types_as_numbers(module: Any) -> None:
+    """Give gymnasium-robotics the joint types as plain integers.
+
+    Version 1.4.2 asks `joint_type in (mjJNT_HINGE, mjJNT_SLIDE)` of a NumPy integer, which is always false since MuJoCo
+    3.12 (pybind11 3.1: `mjJNT_HINGE == np.int32(3)` is false, the other way round true): no Fetch could be made.
+    """
+    mujoco = module.mujoco
+    if not isinstance(mujoco, ModuleType):  # done before
+        return
+    types = {name: int(value) for name, value in mujoco.mjtJoint.__members__.items()}
+    if mujoco.mjtJoint.mjJNT_HINGE != np.int32(types["mjJNT_HINGE"]):
+        module.mujoco = SimpleNamespace(**{**vars(mujoco), "mjtJoint": SimpleNamespace(**types)})
 
 
 def _one_line(error: Exception) -> str:

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from robot_rl.agent import SACAgent
 from robot_rl.config import TrainConfig
 from robot_rl.demonstrations import succeeded
-from robot_rl.environments import Env, make
-from robot_rl.errors import DeviceError
+from robot_rl.environments import Env, make, task_ids
+from robot_rl.errors import ConfigError, DeviceError, RobotRLError, StoreError
 from robot_rl.observation import ObservationLayout
 from robot_rl.operators import AgentOperator, Operator
 from robot_rl.run_directory import RunDirectory, load_tensors
 from robot_rl.statistics import wilson_interval
+from robot_rl.store_files import write_whole
 from robot_rl.video import contact_sheet, grid, write_video
 
 __all__ = ["Evaluation", "evaluate", "film", "load_policy"]
@@ -66,12 +67,13 @@ class Evaluation:
         low, high = facts["interval_95"]
         text = f"{facts['successes']}/{facts['episodes']} episodes succeeded (95% interval {low:.1%} to {high:.1%})"
         if facts["median_time_to_success_s"] is not None:
-            text += f", in {facts['median_time_to_success_s']:.1f} s ({facts['median_steps_to_success']:.0f} steps) at the median"
+            seconds, steps = facts["median_time_to_success_s"], facts["median_steps_to_success"]
+            text += f", in {seconds:.1f} s ({steps:.0f} steps) at the median"
         return text
 
 
 def evaluate(
-    env: Env, operator: Operator, episodes: int, on_episode: Callable[[int, bool], None] = lambda n, success: None
+    env: Env, operator: Operator, episodes: int, on_episode: Callable[[int, bool], None] = lambda _n, _success: None
 ) -> Evaluation:
     """Run seeded episodes; the same operator and environment give the same result.
 
@@ -104,9 +106,10 @@ def load_policy(run: RunDirectory, config: TrainConfig, env: Env) -> AgentOperat
         StoreError: Nothing was published yet, or the file is damaged.
         ShapeError: It was trained on other observations or actions.
     """
-    tensors, facts = load_tensors(run.policy)
+    tensors, _ = load_tensors(run.policy)
     layout = ObservationLayout(env.observation_space)
-    agent = SACAgent(int(facts["observation_dim"]), env.action_space.shape[0], config.agent, config.seed)  # pyright: ignore[reportOptionalSubscript]
+    (actions,) = env.action_space.shape or (0,)
+    agent = SACAgent(layout.size, actions, config.agent, config.seed)
     agent.load_policy_state(tensors)
     return AgentOperator(agent, layout)
 
@@ -118,9 +121,12 @@ def film(config: TrainConfig, operator: Operator, folder: Path, episodes: int = 
         DeviceError: The environment cannot render here.
     """
     options = {**config.env, "render_mode": "rgb_array"}
-    if _takes_image_size(config):
+    if task_ids().get(config.task, "").startswith("robot_rl/"):
         options["image_size"] = FILM_SIZE
-    env = make(config.task, options)
+    try:
+        env = make(config.task, options)
+    except ConfigError as error:  # it was made without the camera before
+        raise DeviceError(f"{config.task} renders no pictures here: {error}") from error
     videos: list[NDArray[np.uint8]] = []
     outcomes: list[bool | None] = []
     instruction = str(getattr(env.unwrapped, "instruction", ""))
@@ -143,22 +149,30 @@ def film(config: TrainConfig, operator: Operator, folder: Path, episodes: int = 
 
 
 def write_report(run: RunDirectory, config: TrainConfig, evaluation: Evaluation) -> Path:
-    """Write the numbers to evaluation.json in the run."""
+    """Write the numbers to evaluation.json in the run.
+
+    Raises:
+        StoreError: The disk failed or is full.
+    """
     path = run.path / "evaluation.json"
     facts = {"task": config.task, "seed": config.seed, **evaluation.to_json()}
-    path.write_text(json.dumps(facts, indent=2) + "\n")
+    try:
+        write_whole(path, (json.dumps(facts, indent=2) + "\n").encode(), sync=True)
+    except OSError as error:
+        raise StoreError(f"Cannot write {path}: {error.strerror}.", path=path) from error
     return path
 
 
 def _frame(env: Env) -> NDArray[np.uint8]:
-    frame: Any = env.render()
+    try:
+        frame: Any = env.render()
+    except RobotRLError:
+        raise
+    except Exception as error:
+        raise DeviceError(f"The environment cannot render here ({type(error).__name__}: {error}).") from error
     if not isinstance(frame, np.ndarray):
         raise DeviceError("The environment renders no pictures (render_mode='rgb_array' gave none).")
     return frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2]  # H.264 wants even sizes
-
-
-def _takes_image_size(config: TrainConfig) -> bool:
-    return ":" not in config.task
 
 
 def _control_period(env: Env) -> float | None:

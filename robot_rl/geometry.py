@@ -8,6 +8,7 @@ Source: Lynch & Park, Modern Robotics, ch. 3 (which stacks angular first; we sta
 """
 
 import math
+from types import EllipsisType
 
 import numpy as np
 from numba import njit
@@ -95,7 +96,8 @@ def rotvec_from_quat(quat_xyzw: Array) -> Array:
 @njit(cache=True)
 def quat_slerp(a_xyzw: Array, b_xyzw: Array, fraction: float) -> Array:
     """The rotation a `fraction` of the short way from a (0) to b (1), shape (4,)."""
-    return quat_multiply(quat_from_rotvec(rotvec_from_quat(quat_multiply(b_xyzw, quat_conjugate(a_xyzw))) * fraction), a_xyzw)
+    turn = rotvec_from_quat(quat_multiply(b_xyzw, quat_conjugate(a_xyzw)))
+    return quat_multiply(quat_from_rotvec(turn * fraction), a_xyzw)
 
 
 @njit(cache=True)
@@ -151,12 +153,15 @@ def invert(pose_a_b: Array) -> Array:
 
 
 def adjoint(pose_a_b: ArrayLike) -> Array:
-    """The (6, 6) matrix that turns a twist (linear, angular) expressed in b, at b's origin, into one in a, at a's origin.
+    """The (6, 6) matrix that turns a twist (linear, angular) in b, at b's origin, into one in a, at a's origin.
 
     With the linear part first the lever arm stands top right: a pure linear twist never gains rotation.
+
+    Raises:
+        ShapeError: The pose is not of shape (7,).
     """
     p = np.asarray(pose_a_b, dtype=np.float64)
-    _expect(p, 7, "pose_a_b")
+    _expect(p, (7,), "pose_a_b")
     rotation = matrix_from_quat(p[3:])
     cross = np.array([[0.0, -p[2], p[1]], [p[2], 0.0, -p[0]], [-p[1], p[0], 0.0]])
     out = np.zeros((6, 6))
@@ -179,20 +184,23 @@ def move_wrench(wrench_sensor: ArrayLike, position_tcp_sensor: ArrayLike, quat_t
         The same wrench in `tcp`, acting at the tcp, shape (..., 6).
 
     Raises:
-        ShapeError: A last dimension is not 6, 3 or 4 respectively.
+        ShapeError: `wrench_sensor` is not of shape (..., 6), or the others not of theirs.
     """
     wrench = np.asarray(wrench_sensor, dtype=np.float64)
     position = np.asarray(position_tcp_sensor, dtype=np.float64)
     quat = np.asarray(quat_tcp_sensor_xyzw, dtype=np.float64)
-    _expect(wrench, 6, "wrench_sensor")
-    _expect(position, 3, "position_tcp_sensor")
-    _expect(quat, 4, "quat_tcp_sensor_xyzw")
+    _expect(wrench, (..., 6), "wrench_sensor")
+    _expect(position, (3,), "position_tcp_sensor")
+    _expect(quat, (4,), "quat_tcp_sensor_xyzw")
     rotation = matrix_from_quat(quat)
     force = wrench[..., :3] @ rotation.T
     torque = wrench[..., 3:] @ rotation.T + np.cross(position, force)
     return np.concatenate([force, torque], axis=-1)
 
 
-def _expect(array: Array, size: int, name: str) -> None:
-    if array.ndim == 0 or array.shape[-1] != size:
-        raise ShapeError(f"{name} has shape {array.shape}; its last dimension must be {size}.", name=name)
+def _expect(array: Array, shape: tuple[int | EllipsisType, ...], name: str) -> None:
+    """Raise ShapeError unless the array has this shape; a leading `...` stands for any dimensions."""
+    size = shape[-1]
+    if array.ndim == 0 or array.shape[-1] != size or (shape[0] is not ... and array.ndim != len(shape)):
+        expected = str(shape).replace("Ellipsis", "...")
+        raise ShapeError(f"{name} has shape {array.shape}, expected {expected}.", name=name)

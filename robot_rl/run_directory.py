@@ -39,12 +39,7 @@ class RunDirectory:
         Raises:
             ConfigError: The directory exists and is not empty; nothing in it was touched.
         """
-        if path is None:
-            name = config.task.split(":")[-1].replace("/", "_")
-            path = Path("runs") / name / time.strftime("%Y%m%d-%H%M%S")
-            while path.exists():
-                path = path.with_name(path.name + "b")
-        path = Path(path)
+        path = _free_name(config.task) if path is None else Path(path)
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise ConfigError(
                 f"{path} exists and is not empty; nothing in it was touched. "
@@ -53,11 +48,11 @@ class RunDirectory:
             )
         run = cls(path)
         try:
-            for folder in ("policy", "checkpoints", "videos", "plots"):
-                (path / folder).mkdir(parents=True, exist_ok=True)
             versions = {name: _version(name) for name in VERSIONED} | {"python": platform.python_version()}
             text = config.to_yaml() + yaml.safe_dump({"versions": versions}, sort_keys=False)
             write_whole(run.config, text.encode(), sync=True)
+            for folder in ("policy", "checkpoints", "videos", "plots"):
+                (path / folder).mkdir(exist_ok=True)
         except OSError as error:
             raise StoreError(f"Cannot make the run directory {path}: {error.strerror}.", path=path) from error
         return run
@@ -71,7 +66,9 @@ class RunDirectory:
         """
         run = cls(Path(path))
         if not run.config.is_file():
-            raise ConfigError(f"{path} is no run directory: it has no config.yaml. Runs lie in runs/<task>/<timestamp>.")
+            raise ConfigError(
+                f"{path} is no run directory: it has no config.yaml. Runs lie in runs/<task>/<timestamp>."
+            )
         return run, load_config(run.config, preset("serl", ""))
 
     @property
@@ -127,8 +124,8 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) 
         write_whole(path, data, sync=True)
     except OSError as error:
         raise StoreError(
-            f"Cannot write {path}: {error.strerror}. The previous file is intact. Free space, then: robot-rl train --resume "
-            f"{path.parent.parent}",
+            f"Cannot write {path}: {error.strerror}. The previous file is intact. Free space, then: "
+            f"robot-rl train --resume {path.parent.parent}",
             path=path,
         ) from error
 
@@ -145,6 +142,19 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             return tensors, json.loads((file.metadata() or {}).get("facts", "{}"))
     except (OSError, SafetensorError, ValueError) as error:
         raise StoreError(f"Cannot read {path}: {error}. Is this a run that has begun training?", path=path) from error
+
+
+def _free_name(task: str) -> Path:
+    path = Path("runs") / task.rsplit(":", maxsplit=1)[-1].replace("/", "_") / time.strftime("%Y%m%d-%H%M%S")
+    while True:
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:  # another run began in the same second
+            path = path.with_name(path.name + "b")
+        except OSError as error:
+            raise StoreError(f"Cannot make the run directory {path}: {error.strerror}.", path=path) from error
+        else:
+            return path
 
 
 def _version(name: str) -> str:

@@ -1,71 +1,42 @@
 """The synchronous training loop: act, store, update, again; reproducible from a seed and resumable at any step."""
 
+import shutil
 import time
-from collections import deque
-from dataclasses import replace
-from pathlib import Path
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
 from robot_rl.agent import SACAgent
-from robot_rl.batch import Batch
 from robot_rl.config import TrainConfig
-from robot_rl.demonstrations import record, scripted_expert, succeeded
-from robot_rl.environments import Env, make, return_range
-from robot_rl.errors import ConfigError, RobotRLError
+from robot_rl.demonstrations import succeeded
+from robot_rl.environments import Env, make
+from robot_rl.errors import ConfigError, StoreError
 from robot_rl.metrics import MetricsWriter
 from robot_rl.observation import ObservationLayout
+from robot_rl.preparation import normalise, open_demonstrations
 from robot_rl.progress import TrainingProgress
 from robot_rl.replay import ReplayBuffer, sample_mixed
+from robot_rl.resuming import LoopState, Step, ended_in_success, repeat_episode
 from robot_rl.run_directory import RunDirectory, load_tensors, save_tensors
 from robot_rl.store import EpisodeStore
+from robot_rl.store_writer import COMMIT
 
-__all__ = ["Trainer", "resolve"]
+__all__ = ["Trainer", "describe"]
 
 STOP_WINDOW = 100  # training episodes over which stop_at_success is judged
-SMALLEST_STD = 0.01  # of a normalised observation, so that a constant entry does not explode
-DEMONSTRATION_SEED = 1_000_000
-
-
-def resolve(config: TrainConfig) -> TrainConfig:
-    """The configuration with everything filled in that depends on the environment.
-
-    Raises:
-        ConfigError: The environment cannot be made or learnt in.
-    """
-    env = make(config.task, config.env)
-    try:
-        layout = ObservationLayout(env.observation_space)
-        if layout.images:
-            raise ConfigError(
-                f"{config.task} with these options has camera observations ({', '.join(layout.images)}), which the learner "
-                "does not use yet. Train with --env.observations state."
-            )
-        bounds = return_range(env)
-        if config.bound_returns and bounds is not None:
-            config = replace(config, agent=replace(config.agent, return_min=bounds[0], return_max=bounds[1]))
-        if config.demos.isdigit():
-            missing = scripted_expert(env, np.random.default_rng(0), 0.0) is None
-            config = replace(config, demos="none") if missing or config.demos == "0" else config
-        elif config.demos != "none":
-            EpisodeStore.open(config.demos).check_spaces(env.observation_space, env.action_space)
-            config = replace(config, demos=str(Path(config.demos).resolve()))
-    finally:
-        env.close()
-    return config
 
 
 class Trainer:
     """One run, from its beginning or from its last checkpoint.
 
     Args:
-        config: Resolved (see `resolve`).
+        config: Resolved (see `robot_rl.preparation.resolve`).
         run: Where everything is written.
         progress: Shown to a person.
 
     Attributes:
-        step: Environment steps taken.
+        state: Counters and random streams.
         stop_requested: Set it (from a signal handler, say) to end after the current step.
     """
 
@@ -73,15 +44,17 @@ class Trainer:
         self.config, self.run, self.progress = config, run, progress
         self.env: Env = make(config.task, config.env)
         self.layout = ObservationLayout(self.env.observation_space)
-        self.agent = SACAgent(self.layout.size, self.env.action_space.shape[0], config.agent, config.seed)  # pyright: ignore[reportOptionalSubscript]
-        self.step = self.episode = 0
+        (actions,) = self.env.action_space.shape or (0,)
+        self.agent = SACAgent(self.layout.size, actions, config.agent, config.seed)
+        self.state = LoopState(config.seed, STOP_WINDOW)
         self.stop_requested = False
-        self._random = np.random.default_rng([config.seed, 1])
-        self._sampling = np.random.default_rng([config.seed, 2])
-        self._successes: deque[bool] = deque(maxlen=STOP_WINDOW)
-        self._learnt: dict[str, Any] = {}
-        self._started = self._checkpointed = time.monotonic()
-        self._steps_before = self._updates_before = 0
+        self._return, self._first, self._steps = 0.0, None, list[Step]()
+        self._checkpointed = time.monotonic()
+
+    @property
+    def step(self) -> int:
+        """Environment steps taken."""
+        return self.state.step
 
     def train(self) -> str:
         """Train to the end, or until `stop_requested`.
@@ -90,49 +63,77 @@ class Trainer:
             Why it ended: `steps`, `success` or `stopped`.
 
         Raises:
-            RobotRLError: The disk, the environment or a setting failed. Committed episodes and the last checkpoint stand.
+            RobotRLError: The disk, the environment or a setting failed. Committed steps and the last checkpoint stand.
         """
-        demonstrations = self._open_demonstrations()
-        space, actions = self.env.observation_space, self.env.action_space
-        rows = 0 if demonstrations is None else demonstrations.rows
-        self.demos = ReplayBuffer(space, actions, rows + self.config.replay_capacity)
-        self.online = ReplayBuffer(space, actions, self.config.replay_capacity)
+        try:
+            return self._train()
+        except StoreError as error:
+            if "holder" in error.fields:  # another process trains this run
+                raise
+            reason = str(error).split(". ")[0]
+            raise StoreError(
+                f"Training stopped at step {self.step}: {reason}. What was committed before is safe. When that is "
+                f"mended (a full disk: free some space), go on with: robot-rl train --resume {self.run.path}",
+                **error.fields,
+            ) from error
+        finally:
+            self.env.close()
+
+    def _train(self) -> str:
+        demonstrations = open_demonstrations(self.config, self.run, self.env, self.progress, self._stopping)
+        if self.stop_requested:
+            return "stopped"
+        space, actions, capacity = self.env.observation_space, self.env.action_space, self.config.replay_capacity
+        self.demos = ReplayBuffer(space, actions, capacity + (0 if demonstrations is None else demonstrations.rows))
+        self.online = ReplayBuffer(space, actions, capacity)
         if demonstrations is not None:
             self.demos.extend_from_store(demonstrations)
         self._batch = self.online.empty_batch(self.config.batch_size)
         resuming = self.run.checkpoint.is_file()
-        if resuming:
-            self.store = EpisodeStore.open(self.run.episodes, write=True)
-        elif self.run.episodes.is_dir():
-            raise ConfigError(f"{self.run.path} holds episodes but no checkpoint. Begin anew in another --run.")
-        else:
-            self._prepare_agent(demonstrations)
-            self.store = EpisodeStore.create(
-                self.run.episodes, observation_space=space, action_space=actions, metadata={"task": self.config.task}
-            )
-            self._checkpoint()
-        observation = self._restore() if resuming else None
+        if not resuming:
+            self._pretrain(demonstrations)
+            if self.stop_requested:
+                return "stopped"
+        self.store = self._open_episodes(resuming)
         try:
+            observation = self._restore() if resuming else self._checkpoint()
             with MetricsWriter(
                 self.run.metrics, self.config.tensorboard, resume_step=self.step if resuming else None
             ) as self.metrics:
                 self.progress.phase("training", self.config.steps)
-                return self._loop(observation)
-        finally:
-            self.env.close()
+                reason = self._loop(observation)
+            self.store.close()
+        except Exception:  # whatever failed, the steps seen since the last commit are worth keeping
+            with suppress(StoreError):
+                self.store.close()
+            raise
+        return reason
+
+    def _open_episodes(self, resuming: bool) -> EpisodeStore:
+        path = self.run.episodes
+        if not resuming and path.is_dir():
+            if (path / COMMIT).is_file() and EpisodeStore.open(path).rows:
+                raise ConfigError(f"{self.run.path} holds episodes but no checkpoint. Begin anew in another --run.")
+            shutil.rmtree(path)  # its making was cut short before the first step
+        if resuming:
+            return EpisodeStore.open(path, write=True)
+        space, actions = self.env.observation_space, self.env.action_space
+        return EpisodeStore.create(
+            path, observation_space=space, action_space=actions, metadata={"task": self.config.task}
+        )
 
     def _loop(self, observation: Any) -> str:
-        cfg = self.config
+        cfg, state = self.config, self.state
         self._started, self._steps_before, self._updates_before = time.monotonic(), self.step, self.agent.updates
+        self._update_to_ratio()  # after a crash, the learner may be behind the episodes
         while True:
             reason = self._reason_to_end()
             if reason:
                 self.store.commit()
                 self._checkpoint()
-                self.store.close()
                 return reason
             if observation is None:
-                observation, _ = self.env.reset(seed=self._episode_seed())
+                observation, _ = self.env.reset(seed=state.episode_seed())
                 self._begin(observation)
             action = self._act(observation)
             following, reward, terminated, truncated, info = self.env.step(action)
@@ -140,9 +141,9 @@ class Trainer:
                 action=action, reward=float(reward), terminated=terminated, truncated=truncated,
                 next_observation=following, success=succeeded(info), policy_version=self.agent.updates,
             )  # fmt: skip
-            self._add(action, float(reward), terminated, truncated, following)
+            self._add((action, float(reward), bool(terminated), bool(truncated), following))
+            self._update_to_ratio()
             observation = following
-            self._update_to(max(0.0, (self.step - cfg.learning_starts) * cfg.utd_ratio))
             if terminated or truncated:
                 self._end_episode(succeeded(info), info)
                 observation = None
@@ -156,12 +157,12 @@ class Trainer:
             return "stopped"
         if self.step >= self.config.steps:
             return "steps"
-        window = self._successes
+        window = self.state.successes
         return "success" if len(window) == STOP_WINDOW and np.mean(window) >= self.config.stop_at_success else ""
 
     def _act(self, observation: Any) -> Any:
         if self.step < self.config.random_steps:
-            return self._random.uniform(-1.0, 1.0, self.env.action_space.shape).astype(np.float32)
+            return self.state.random.uniform(-1.0, 1.0, self.env.action_space.shape).astype(np.float32)
         return self.agent.act(self.layout.flatten(observation))
 
     def _begin(self, observation: Any) -> None:
@@ -170,103 +171,81 @@ class Trainer:
 
     def _start_buffers(self, observation: Any) -> None:
         self.online.begin_episode(observation)
-        self._return, self._steps = 0.0, [(observation,)]
+        self._return, self._first, self._steps = 0.0, observation, []
 
-    def _add(self, action: Any, reward: float, terminated: bool, truncated: bool, following: Any) -> None:
-        self.online.add(action, reward, terminated, truncated, following)
-        self._steps.append((action, reward, terminated, truncated, following))
-        self._return += reward
-        self.step += 1
+    def _add(self, step: Step) -> None:
+        self.online.add(*step)
+        self._steps.append(step)
+        self._return += step[1]
+        self.state.step += 1
 
-    def _update_to(self, updates: float) -> None:
-        """Critic updates until their number since the first is `updates`: the UTD ratio is kept, not hoped for."""
-        cfg = self.config
-        while self.agent.updates < int(updates):
-            batch: Batch = sample_mixed(
-                self.demos, self.online, cfg.batch_size, self._sampling,
+    def _update_to_ratio(self) -> None:
+        """Critic updates until their number is `utd_ratio` times the steps since learning started: kept, not hoped for.
+
+        With neither demonstrations nor a whole transition there is nothing to learn from; those updates follow.
+        """
+        cfg, state = self.config, self.state
+        wanted = int(max(0.0, (self.step - cfg.learning_starts) * cfg.utd_ratio))
+        behind = wanted - self.agent.updates > cfg.utd_ratio + 1
+        while self.agent.updates < wanted and len(self.demos) + len(self.online):
+            batch = sample_mixed(
+                self.demos, self.online, cfg.batch_size, state.sampling,
                 demo_fraction=cfg.demo_fraction, n_step=cfg.n_step, gamma=cfg.gamma, out=self._batch,
             )  # fmt: skip
-            self._learnt |= self.agent.update(batch, update_actor=None if self.step >= cfg.actor_starts else False)
+            state.learnt |= self.agent.update(batch, update_actor=None if self.step >= cfg.actor_starts else False)
+            if behind and self.stop_requested:
+                return
 
     def _end_episode(self, success: bool, info: dict[str, Any]) -> None:
+        state = self.state
         if success and self.config.keep_successes:
-            self.demos.begin_episode(*self._steps[0])
-            for step in self._steps[1:]:
+            self.demos.begin_episode(self._first)
+            for step in self._steps:
                 self.demos.add(*step)
         self.store.commit()
-        self.episode += 1
-        self._successes.append(success)
+        state.episode += 1
+        state.successes.append(success)
         if "fault" in info:
-            self.run.event("fault", episode=self.episode, step=self.step, message=info["fault"])
+            self.run.event("fault", episode=state.episode, step=self.step, message=info["fault"])
         elapsed = max(time.monotonic() - self._started, 1e-9)
         trained = max(self.step - self.config.learning_starts, 0)
         row = {
             "episode_success": float(success),
             "episode_return": self._return,
-            "episode_length": len(self._steps) - 1,
+            "episode_length": len(self._steps),
             "utd_ratio": self.agent.updates / trained if trained else 0.0,
             "demonstration_fraction": self.config.demo_fraction if len(self.demos) else 0.0,
             "env_steps_per_s": (self.step - self._steps_before) / elapsed,
             "updates_per_s": (self.agent.updates - self._updates_before) / elapsed,
-            **{name: float(value) for name, value in self._learnt.items()},
+            **{name: float(value) for name, value in state.learnt.items()},
         }
         self.metrics.write(step=self.step, update=self.agent.updates, **row)
         self.progress.update(step=self.step, **row)
 
-    def _episode_seed(self) -> int:
-        return int(np.random.SeedSequence([self.config.seed, 3, self.episode]).generate_state(1)[0])
-
-    def _open_demonstrations(self) -> EpisodeStore | None:
-        """The demonstrations named in the configuration, recorded first where it names a number."""
-        cfg = self.config
-        if cfg.demos == "none":
-            return None
-        if not cfg.demos.isdigit():
-            return EpisodeStore.open(cfg.demos)
-        wanted = int(cfg.demos)
-        if (self.run.demonstrations / "complete").is_file():
-            return EpisodeStore.open(self.run.demonstrations)
-        self.progress.phase(f"recording {wanted} demonstrations by the task's script", wanted)
-        expert = scripted_expert(self.env, np.random.default_rng([cfg.seed, 4]), cfg.demo_noise)
-        if expert is None:
-            raise ConfigError(f"{cfg.task} has no scripted expert; give --demos PATH or --demos none.")
-        store = record(
-            self.env, expert, self.run.demonstrations, episodes=wanted, seed=DEMONSTRATION_SEED + 10_000 * cfg.seed,
-            task=cfg.task, on_episode=lambda kept, tried: self.progress.update(step=kept),
-        )  # fmt: skip
-        store.close()
-        (self.run.demonstrations / "complete").touch()
-        return store
-
-    def _prepare_agent(self, demonstrations: EpisodeStore | None) -> None:
+    def _pretrain(self, demonstrations: EpisodeStore | None) -> None:
         """Normalisation and behaviour cloning from the demonstrations, before the first step."""
-        cfg = self.config
-        if demonstrations is None:
-            return
-        if cfg.normalise:
-            observations = self.layout.flatten_columns(demonstrations.read(), (demonstrations.rows,))
-            std = np.maximum(observations.std(0), SMALLEST_STD)
-            self.agent.set_observation_statistics(observations.mean(0), std)
-        if cfg.bc_updates:
-            self.progress.phase("behaviour cloning", cfg.bc_updates)
-        for update in range(cfg.bc_updates):
-            batch = sample_mixed(self.demos, self.online, cfg.batch_size, self._sampling, out=self._batch)
-            self.agent.pretrain_bc(batch)
-            self.progress.update(step=update + 1)
+        cfg, online = self.config, self.online
+        if demonstrations is not None and cfg.normalise:
+            normalise(self.agent, self.layout, demonstrations)
+        updates = 0 if demonstrations is None else cfg.bc_updates
+        if updates:
+            self.progress.phase("behaviour cloning", updates)
+        for update in range(updates):
             if self.stop_requested:
-                raise RobotRLError("Stopped before the first environment step; nothing was learnt. Start again.")
+                return
+            self.agent.pretrain_bc(
+                sample_mixed(self.demos, online, cfg.batch_size, self.state.sampling, out=self._batch)
+            )
+            self.progress.update(step=update + 1)
+        if updates and cfg.agent.imitation_bootstrap:
+            self.agent.freeze_imitation()
+
+    def _stopping(self) -> bool:
+        return self.stop_requested
 
     def _checkpoint(self) -> None:
-        """Everything needed to go on with the same numbers, in one file; and the policy for whoever acts or evaluates."""
-        counters = {
-            "step": self.step,
-            "episode": self.episode,
-            "rows": self.store.rows,
-            "successes": [bool(s) for s in self._successes],
-            "random": self._random.bit_generator.state,
-            "sampling": self._sampling.bit_generator.state,
-        }
-        save_tensors(self.run.checkpoint, self.agent.state_dict(), counters)
+        """All that is needed to go on with the same numbers, in one file; and the policy for whoever acts."""
+        save_tensors(self.run.checkpoint, self.agent.state_dict(), {**self.state.facts(), "rows": self.store.rows})
         sizes = {"observation_dim": self.layout.size, "update": self.agent.updates, "step": self.step}
         save_tensors(self.run.policy, self.agent.policy_state(), sizes)
         self._checkpointed = time.monotonic()
@@ -275,39 +254,39 @@ class Trainer:
         """Load the last checkpoint and the episodes; returns the observation to go on from, None between episodes."""
         tensors, facts = load_tensors(self.run.checkpoint)
         self.agent.load_state_dict(tensors)
-        self._random.bit_generator.state = facts["random"]
-        self._sampling.bit_generator.state = facts["sampling"]
-        self._successes.extend(facts["successes"])
-        later = self.store.rows - facts["rows"]
-        records = self.store.episode_table()
-        whole = [r for r in records if r.closed]
+        state, store = self.state, self.store
+        state.restore(facts)
+        whole = [record for record in store.episode_table() if record.closed]
+        outcomes = ended_in_success(store, whole)
+        later = store.rows - facts["rows"]
         if later:
-            self.progress.log(f"{later} rows were stored after the last checkpoint (a crash); they are kept and learnt from.")
-            self._successes.extend(r.success for r in whole[facts["episode"] :])
-        self.step, self.episode = sum(r.length for r in whole), len(whole)
+            self.progress.log(f"{later} rows were stored after the last checkpoint; they are kept and learnt from.")
+            state.successes.extend(outcomes[facts["episode"] :])
+        state.step, state.episode = sum(record.length for record in whole), len(whole)
         end = whole[-1].stop if whole else 0
-        self.online.extend_from_store(self.store, 0, end)
+        self.online.extend_from_store(store, 0, end)
         if self.config.keep_successes:
-            for r in whole:
-                if r.success:
-                    self.demos.extend_from_store(self.store, r.start, r.stop)
-        return self._replay_open_episode(end) if len(records) > len(whole) else None
+            for record, success in zip(whole, outcomes, strict=True):
+                if success:
+                    self.demos.extend_from_store(store, record.start, record.stop)
+        return self._restore_open_episode(end) if store.rows > end else None
 
-    def _replay_open_episode(self, start: int) -> Any:
-        """Bring a deterministic environment back to where the open episode stood by repeating its actions."""
-        columns = self.store.read(start, self.store.rows)
-        observation, _ = self.env.reset(seed=self._episode_seed())
+    def _restore_open_episode(self, start: int) -> Any:
+        rows = self.store.rows
+        episode = repeat_episode(self.env, self.layout, self.state.episode_seed(), self.store.read(start, rows))
+        if episode is not None:
+            self._start_buffers(episode.first)
+            for step in episode.steps:
+                self._add(step)
+            return episode.steps[-1][-1]
+        self.progress.log("The environment does not repeat itself; the interrupted episode ends where it was.")
+        self.state.step += rows - start
+        self.state.episode += 1
+        observation, _ = self.env.reset(seed=self.state.episode_seed())
+        self.store.begin_episode(observation, instruction=str(getattr(self.env.unwrapped, "instruction", "")))
+        self.store.commit()  # with the interrupted episode's last observation as its final row
+        self.online.extend_from_store(self.store, start, self.store.rows)
         self._start_buffers(observation)
-        stored = self.layout.flatten_columns(columns, (self.store.rows - start,))
-        for row in range(self.store.rows - start):
-            if not np.array_equal(self.layout.flatten(observation), stored[row]):
-                self.progress.log("The environment does not repeat its episode; the interrupted one ends there.")
-                self.online.extend_from_store(self.store, start + row, self.store.rows)
-                self.step += self.store.rows - start - row
-                self.episode += 1
-                return None
-            observation, reward, terminated, truncated, _ = self.env.step(columns["action"][row])
-            self._add(columns["action"][row], float(reward), terminated, truncated, observation)
         return observation
 
 
@@ -316,6 +295,6 @@ def describe(reason: str, trainer: Trainer) -> str:
     told = {
         "steps": f"all {trainer.config.steps} steps are taken",
         "success": f"the last {STOP_WINDOW} episodes succeeded often enough",
-        "stopped": f"you stopped it; continue with: robot-rl train --resume {trainer.run.path}",
+        "stopped": f"you stopped it; it is saved. Go on with: robot-rl train --resume {trainer.run.path}",
     }
     return f"Training ended at step {trainer.step}: {told[reason]}."

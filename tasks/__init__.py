@@ -4,6 +4,8 @@ from typing import Any
 
 import gymnasium as gym
 
+from robot_rl.errors import ConfigError
+
 __all__ = ["TASKS", "make_env", "register"]
 
 TASKS: dict[str, str] = {
@@ -28,7 +30,7 @@ def register() -> None:
         )
 
 
-def make_env(
+def make_env(  # noqa: PLR0913 (an environment's options)
     task: str,
     *,
     cell: str = "twin",
@@ -68,6 +70,16 @@ def make_env(
     """
     import importlib
 
+    _check_numbers(
+        image_size=(image_size, 16), action_repeat=(action_repeat, 1), action_history=(action_history, 0),
+        max_steps=(1 if max_steps is None else max_steps, 1),
+    )  # fmt: skip
+    if isinstance(gripper_penalty, str | bool) or not 0.0 <= gripper_penalty <= 1.0:
+        raise ConfigError(f"gripper_penalty={gripper_penalty!r}; it must be a number from 0 to 1.")
+    for flag, value in (("randomise", randomise), ("real_time", real_time)):
+        if not isinstance(value, bool):
+            raise ConfigError(f"{flag}={value!r}; it is true or false.")
+
     from drivers.cell import open_cell
     from tasks.env import RobotEnv
     from tasks.spec import Task
@@ -103,6 +115,12 @@ def make_env(
     if action_repeat != 1:
         env = ActionRepeat(env, action_repeat)
     return ActionHistory(env, action_history) if action_history else env
+
+
+def _check_numbers(**options: tuple[object, int]) -> None:
+    for name, (value, least) in options.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise ConfigError(f"{name}={value!r}; it must be a whole number, at least {least}.")
 
 
 register()

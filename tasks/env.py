@@ -10,8 +10,16 @@ from drivers.cell import Cell
 from drivers.safety import SafeArm
 from drivers.twin.devices import TwinGripper
 from drivers.twin.randomisation import Randomiser
-from robot_rl.errors import ConfigError, DeviceFaultError, SafetyError, ShapeError
-from robot_rl.geometry import compose, invert, matrix_from_quat, quat_from_rotvec, quat_multiply, quat_rotate, rotvec_from_quat
+from robot_rl.errors import ConfigError, DeviceError, SafetyError, ShapeError, StaleStateError
+from robot_rl.geometry import (
+    compose,
+    invert,
+    matrix_from_quat,
+    quat_from_rotvec,
+    quat_multiply,
+    quat_rotate,
+    rotvec_from_quat,
+)
 from tasks.expert import ScriptedExpert
 from tasks.spec import TOOL_DOWN_XYZW, Task, World
 
@@ -32,12 +40,17 @@ class RobotEnv(gym.Env[Observation, NDArray[np.float32]]):
     above 0.5, closes it below -0.5 and leaves it otherwise.
 
     **Observation**, a Dict: `state`, float32, laid out as `state_layout` says: gripper opening [m], wrench_tcp (6)
-    [N, N m], tcp pose (6: position [m], rotation vector [rad]), twist_tcp (6), and with `observations="state"` each
-    tracked object's pose (6). Poses are relative to the episode's start pose, or to the base with `frame="base"`. With
-    `observations="vision"` also `images/<camera>`, uint8 (H, W, 3), and no object poses.
+    [N, N m], tcp_pose (6: position [m], rotation vector [rad]), twist_tcp (6) [m/s, rad/s], and with
+    `observations="state"` each tracked object's pose seen from the tcp (9: position [m], the first two columns of the
+    rotation matrix). `tcp_pose` is relative to the episode's start pose; with `frame="base"`, to a frame at the base's
+    origin that points down as the tool does. With `observations="vision"` also `images/<camera>`, uint8
+    (H, W, 3), and no object poses.
 
-    **Ending**: `terminated` on success (`info["success"]`) or irrecoverable failure; `truncated` with `info["fault"]`
-    (a message) when the arm refused or failed.
+    **Ending**: `terminated` when the task ended: success (`info["success"]`) or irrecoverable failure. `truncated` with
+    `info["fault"]` (a message) when the safety supervisor refused the command or a device failed; the observation
+    is then the last one that could be read. The next `reset` asks the arm to recover, once, and its info says from what
+    (`info["recovered_from"]`). The time limit is a wrapper's (`tasks.wrappers.TimeLimit`): `truncated` with
+    `info["time_limit"]`, unless the task ended in that very step.
 
     Args:
         task: What is to be learnt.
@@ -71,6 +84,8 @@ class RobotEnv(gym.Env[Observation, NDArray[np.float32]]):
                 raise ConfigError(f"{name}={value!r} is not known; use one of {', '.join(known)}.")
         if randomise and cell.twin is None:
             raise ConfigError("randomise=True varies a twin; this cell has none. Leave it off on hardware.")
+        if render_mode not in (None, "rgb_array"):
+            raise ConfigError(f"render_mode={render_mode!r} is not known; use rgb_array, or leave it out.")
         self.task, self.cell = task, cell
         self.render_mode = render_mode
         self._dense, self._vision, self._frame = reward == "dense", observations == "vision", frame
@@ -80,13 +95,17 @@ class RobotEnv(gym.Env[Observation, NDArray[np.float32]]):
         self._reference_inverse = np.zeros(7)
         self._closed = False
         self._deadline = 0.0
+        self._last: Observation = {}
+        self._fault = ""
         self.return_range = None if self._dense else (0.0, 1.0)
 
         self.state_layout = self._make_layout()
         size = max(s.stop for s in self.state_layout.values())
         spaces: dict[str, gym.Space[Any]] = {"state": gym.spaces.Box(-np.inf, np.inf, (size,), np.float32)}
         if self._vision:
-            pictures = {n: gym.spaces.Box(0, 255, (c.height, c.width, 3), np.uint8) for n, c in cell.cameras.items()}
+            pictures: dict[str, gym.Space[Any]] = {
+                n: gym.spaces.Box(0, 255, (c.height, c.width, 3), np.uint8) for n, c in cell.cameras.items()
+            }
             spaces["images"] = gym.spaces.Dict(pictures)
         self.observation_space = gym.spaces.Dict(spaces)  # pyright: ignore[reportAttributeAccessIssue]
         self.action_space = gym.spaces.Box(-1.0, 1.0, (7 if spec.has_gripper else 6,), np.float32)
@@ -98,19 +117,36 @@ class RobotEnv(gym.Env[Observation, NDArray[np.float32]]):
         """What the robot is asked to do."""
         return self.task.spec.instruction
 
-    def expert(self, rng: np.random.Generator, noise: float = 0.1) -> ScriptedExpert:
+    def expert(self, rng: np.random.Generator, noise: float = 0.03) -> ScriptedExpert:
         """The task's scripted expert as an operator on this environment."""
         return ScriptedExpert(self, rng, noise)
 
     def world(self) -> World:
         """What task and expert look at now."""
         poses = self.cell.tracker.poses()
+        unseen = [name for name in self.task.spec.objects if name not in poses]
+        if unseen:
+            raise StaleStateError(
+                f"The tracker has not seen {', '.join(unseen)} yet (it has: {', '.join(poses) or 'nothing'}). "
+                "The arm holds. Bring the object into view, then reset.",
+                unseen=unseen,
+            )
         return World(self.arm.state(), self.cell.gripper.opening(), {n: poses[n].pose for n in self.task.spec.objects})
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict[str, Any]]:
-        """Begin an episode. The same seed gives the same episode."""
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Begin an episode. The same seed gives the same episode.
+
+        Raises:
+            DeviceError: A device failed, or the arm's fault persists after one attempt to recover.
+        """
         super().reset(seed=seed, options=options)
         spec, cell, rng = self.task.spec, self.cell, self.np_random
+        info: dict[str, Any] = {"success": False}
+        if self._fault:
+            self.arm.recover()
+            info["recovered_from"], self._fault = self._fault, ""
         if cell.twin is not None:
             cell.twin.reset()
         else:
@@ -130,7 +166,8 @@ class RobotEnv(gym.Env[Observation, NDArray[np.float32]]):
             reference = np.concatenate([np.zeros(3), np.array(TOOL_DOWN_XYZW)])
         self._reference_inverse = invert(reference)
         self._deadline = cell.clock.now()
-        return self._observe(world), {"success": False}
+        self._last = self._observe(world)
+        return self._last, info
 
     def step(self, action: NDArray[np.float32]) -> tuple[Observation, SupportsFloat, bool, bool, dict[str, Any]]:
         """One control period.
@@ -141,32 +178,32 @@ class RobotEnv(gym.Env[Observation, NDArray[np.float32]]):
         values = np.asarray(action, dtype=np.float64)
         if values.shape != self.action_space.shape or not np.isfinite(values).all():
             raise ShapeError(
-                f"Action {values.tolist()} of shape {values.shape}: expected {self.action_space.shape} finite numbers in "
-                "[-1, 1]. Nothing was commanded; the arm holds its last target.",
+                f"Action {values.tolist()} of shape {values.shape}: expected {self.action_space.shape} finite numbers "
+                "in [-1, 1]. Nothing was commanded; the arm holds its last target.",
                 shape=values.shape,
             )
         values = np.clip(values, -1.0, 1.0)
-        fault = ""
-        try:
-            self.arm.command(self._target(values))
-            if self.task.spec.has_gripper:
-                self._command_gripper(float(values[6]))
-        except SafetyError as error:
-            fault = str(error)
+        self._fault = ""
         self._deadline += self.task.spec.control_period_s
         try:
+            try:
+                self.arm.command(self._target(values))
+                if self.task.spec.has_gripper:
+                    self._command_gripper(float(values[6]))
+            except SafetyError as error:
+                self._fault = str(error)
             self.cell.clock.wait_until(self._deadline)
-        except DeviceFaultError as error:
-            return self._broken(str(error))
-        world = self.world()
-        success = not fault and self.task.success(world)
+            world = self.world()
+            self._last = self._observe(world)
+        except DeviceError as error:  # nothing newer can be trusted: the last observation stands
+            self._fault = str(error)
+            return self._last, 0.0, False, True, {"success": False, "fault": self._fault}
+        if self._fault:
+            return self._last, 0.0, False, True, {"success": False, "fault": self._fault}
+        success = self.task.success(world)
         failure = not success and self.task.failure(world)
         reward = 1.0 if success else (self.task.dense_reward(world) if self._dense else 0.0)
-        info: dict[str, Any] = {"success": success}
-        if fault:
-            info["fault"] = fault
-        self._last = self._observe(world)
-        return self._last, reward, success or failure, bool(fault), info
+        return self._last, reward, success or failure, False, {"success": success}
 
     def render(self) -> NDArray[np.uint8] | None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The front camera's picture."""
@@ -213,7 +250,8 @@ class RobotEnv(gym.Env[Observation, NDArray[np.float32]]):
     def _observe(self, world: World) -> Observation:
         arm, noise = world.arm, self._randomiser.ranges if self._randomiser else None
         wrench = arm.wrench_tcp
-        objects = [self._in_tcp(arm.tcp_pose, world.objects[n]) for n in ([] if self._vision else self.task.spec.objects)]
+        names = () if self._vision else self.task.spec.objects
+        objects = [self._in_tcp(arm.tcp_pose, world.objects[name]) for name in names]
         if noise is not None:
             sigma = np.repeat([noise.wrench_noise, noise.wrench_noise / 10.0], 3)
             wrench = wrench + self.np_random.normal(0.0, 1.0, 6) * sigma
@@ -224,10 +262,6 @@ class RobotEnv(gym.Env[Observation, NDArray[np.float32]]):
         if self._vision:
             observation["images"] = {name: camera.read().image.copy() for name, camera in self.cell.cameras.items()}
         return observation
-
-    def _broken(self, message: str) -> tuple[Observation, SupportsFloat, bool, bool, dict[str, Any]]:
-        """The episode ends on a device's fault: no new observation can be trusted, so the last one stands."""
-        return self._last, 0.0, False, True, {"success": False, "fault": message}
 
     def _make_layout(self) -> dict[str, slice]:
         sizes = {"gripper_opening": 1, "wrench_tcp": 6, "tcp_pose": 6, "twist_tcp": 6}

@@ -22,13 +22,13 @@ class ScriptedExpert:
         noise: Standard deviation of the action noise, as a fraction of a full action.
     """
 
-    def __init__(self, env: "RobotEnv", rng: np.random.Generator, noise: float = 0.1) -> None:
+    def __init__(self, env: "RobotEnv", rng: np.random.Generator, noise: float = 0.03) -> None:
         self._env = env
         self._rng = rng
         self._noise = noise
 
     def act(self, observation: Any, instruction: str = "") -> NDArray[np.float32]:
-        """The action towards the task's next move, in [-1, 1]; the observation is not used: the script sees the world."""
+        """The action towards the task's next move, in [-1, 1]. The script sees the world and not the observation."""
         del observation, instruction
         spec, world = self._env.task.spec, self._env.world()
         move = self._env.task.expert(world)

@@ -67,17 +67,26 @@ def load_arm(arm: str | Path) -> ArmModel:
         return _built_in(arm, ARMS[arm])
     path = Path(arm)
     if path.suffix != ".xml" or not path.is_file():
-        raise ConfigError(f"Unknown arm {str(arm)!r}. Known: {', '.join(ARMS)}; or give the path of an MJCF file (.xml).")
+        raise ConfigError(
+            f"Unknown arm {str(arm)!r}. Known: {', '.join(ARMS)}; or give the path of an MJCF file (.xml)."
+        )
     try:
         model = mujoco.MjModel.from_xml_path(str(path))
     except ValueError as error:
         raise ConfigError(f"{path} is not an MJCF file MuJoCo can load: {error}") from error
+    simple = (mujoco.mjtJoint.mjJNT_HINGE, mujoco.mjtJoint.mjJNT_SLIDE)
+    if not np.isin(model.jnt_type, simple).all():
+        raise ConfigError(
+            f"{path} has a free or ball joint; an arm is a chain of hinges and slides, fixed to the world."
+        )
     if model.njnt == 0:
         raise ConfigError(f"{path} has no joints; an arm needs at least one.")
     sites = [model.site(i).name for i in range(model.nsite)]
     flange = next((name for name in FLANGE_SITES if name in sites), None)
     if flange is None:
-        raise ConfigError(f"{path} has no site named {' or '.join(FLANGE_SITES)}; it has {sites}. Add one at the flange, z out.")
+        raise ConfigError(
+            f"{path} has no site named {' or '.join(FLANGE_SITES)}; it has {sites}. Add one at the flange, z out."
+        )
     limits = np.full(model.njnt, UNLIMITED_TORQUE)
     for actuator in range(model.nu):
         if model.actuator_forcelimited[actuator] and model.actuator_trntype[actuator] == mujoco.mjtTrn.mjTRN_JOINT:

@@ -172,10 +172,10 @@ class TwinCamera:
 
     def read(self) -> Frame:
         """Render now. Raises DeviceError when the machine has no OpenGL."""
-        if self._renderer is None:
-            self._renderer = _open_renderer(self._twin.model, self.height, self.width)
-        self._renderer.update_scene(self._twin.data, camera=self._camera)
-        return Frame(float(self._twin.data.time), self._renderer.render())
+        renderer = self._renderer or _open_renderer(self._twin.model, self.height, self.width)
+        self._renderer = renderer
+        renderer.update_scene(self._twin.data, camera=self._camera)
+        return Frame(float(self._twin.data.time), renderer.render())
 
     def close(self) -> None:
         """Free the OpenGL context."""

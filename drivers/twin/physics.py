@@ -14,7 +14,7 @@ import numpy as np
 from numba import njit, types
 from numpy.typing import NDArray
 
-from drivers.impedance import impedance_torque
+from drivers.impedance import STATUS_BAD_STATE, impedance_torque
 
 __all__ = ["ArmViews", "advance", "bare_steps", "measure"]
 
@@ -30,6 +30,7 @@ _mj_step1 = types.ExternalFunction("mj_step1", _signature)
 _mj_step2 = types.ExternalFunction("mj_step2", _signature)
 
 WRENCH_BLEND = 0.05  # low-pass of the contact torque per tick of 1 ms: a time constant of 20 ms
+LARGEST_STATE = 1e10  # mjMAXVAL: what MuJoCo itself calls unstable
 WRENCH_DAMPING = 1e-4  # lambda^2 of the damped inverse that turns joint torques into a wrench
 
 
@@ -53,7 +54,7 @@ class ArmViews(NamedTuple):
 
 @njit(cache=True)
 def measure(arm: ArmViews, tcp_pose: Array, jacobian: Array, q: Array, qd: Array, bias: Array) -> None:
-    """Read pose (xyzw), Jacobian (linear first), joint state and bias of the arm as MuJoCo has them. Allocates nothing."""
+    """Read pose (xyzw), Jacobian (linear first), joint state and bias of the arm from MuJoCo. Allocates nothing."""
     m = arm.site_matrix
     for i in range(3):
         tcp_pose[i] = arm.site_position[i]
@@ -89,7 +90,7 @@ def measure(arm: ArmViews, tcp_pose: Array, jacobian: Array, q: Array, qd: Array
 
 
 @njit(cache=True)
-def advance(
+def advance(  # noqa: PLR0913 (compiled; arrays one by one, as the law takes them)
     model: int,
     data: int,
     ticks: int,
@@ -109,12 +110,24 @@ def advance(
     """Run `ticks` ticks of physics with the law in each.
 
     Args:
-        model, data: Addresses of `mjModel` and `mjData`.
+        model: Address of `mjModel`.
+        data: Address of `mjData`.
+        ticks: How many.
+        arm: Views into the same `mjData`.
+        gains: This and all below but the last as in `impedance_torque`.
+        joints: Packed limits.
+        memory: The law's.
+        target_pose: In `base`.
+        tcp_pose: Written: of the last tick, as are `jacobian`, `q`, `qd`, `bias` and `torque`.
+        jacobian: Written.
+        q: Written.
+        qd: Written.
+        bias: Written.
+        torque: Written.
         contact_torque: Low-passed joint torque that contacts exert on the arm [N m], shape (n,), updated.
-        The rest: as in `impedance_torque`.
 
     Returns:
-        The worst status of the law over the ticks.
+        The worst status of the law over the ticks; `STATUS_BAD_STATE` also when any part of the scene diverged.
     """
     worst = 0
     for _ in range(ticks):
@@ -127,7 +140,15 @@ def advance(
         _mj_step2(model, data)
         for j in range(q.shape[0]):
             contact_torque[j] += WRENCH_BLEND * (arm.constraint[arm.dofs[j]] - contact_torque[j])
-    return worst
+    return worst if _bounded(arm.qpos) and _bounded(arm.qvel) else STATUS_BAD_STATE
+
+
+@njit(cache=True)
+def _bounded(values: Array) -> bool:
+    bounded = True
+    for i in range(values.shape[0]):
+        bounded &= abs(values[i]) < LARGEST_STATE  # false of NaN
+    return bounded
 
 
 @njit(cache=True)

@@ -60,7 +60,7 @@ class Randomiser:
         model = twin.model
         self._friction = model.geom_friction.copy()
         self._mass, self._inertia = model.body_mass.copy(), model.body_inertia.copy()
-        self._damping = model.dof_damping.copy()
+        self._damping, self._arm = model.dof_damping.copy(), twin.arm_dofs
         self._light = model.light_diffuse.copy()
         self._camera = model.cam_pos.copy()
         free = model.jnt_type == mujoco.mjtJoint.mjJNT_FREE
@@ -78,7 +78,7 @@ class Randomiser:
             factor = scale(r.mass_scale)
             model.body_mass[body] = self._mass[body] * factor
             model.body_inertia[body] = self._inertia[body] * factor
-        model.dof_damping[:] = self._damping * scale(r.damping_scale)
+        model.dof_damping[self._arm] = self._damping[self._arm] * scale(r.damping_scale)
         model.light_diffuse[:] = self._light * scale(r.light_scale)
         model.cam_pos[:] = self._camera + rng.uniform(-1.0, 1.0, self._camera.shape) * r.camera_position
         self._twin.latency_ticks = int(rng.integers(0, r.latency_ticks + 1))

@@ -44,6 +44,8 @@ def compose(arm: ArmModel, build: Callable[[Scene], None] | None = None) -> tupl
     spec.option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
     spec.option.cone = mujoco.mjtCone.mjCONE_ELLIPTIC
     spec.option.impratio = 10.0
+    # An unstable state must be seen: by default MuJoCo would start over from its initial state and carry on.
+    spec.option.disableflags |= mujoco.mjtDisableBit.mjDSBL_AUTORESET
     _surroundings(spec)
 
     arm_spec = mujoco.MjSpec.from_file(str(arm.path))
@@ -51,6 +53,8 @@ def compose(arm: ArmModel, build: Callable[[Scene], None] | None = None) -> tupl
         arm_spec.delete(actuator)
     for key in list(arm_spec.keys):
         arm_spec.delete(key)
+    for number, joint in enumerate(arm_spec.joints, start=1):
+        joint.name = joint.name or f"unnamed{number}"
     joints = [f"arm/{joint.name}" for joint in arm_spec.joints]
     spec.worldbody.add_frame().attach_body(arm_spec.worldbody.first_body(), "arm/", "")
     gripper = mujoco.MjSpec.from_file(str(MODELS / "gripper.xml"))
@@ -70,7 +74,8 @@ def _surroundings(spec: mujoco.MjSpec) -> None:
     spec.visual.quality.numslices, spec.visual.quality.numstacks = 20, 10
     spec.visual.global_.offwidth, spec.visual.global_.offheight = 1280, 960
     spec.visual.map.znear = 0.005
-    sky = spec.add_texture(name="sky", type=mujoco.mjtTexture.mjTEXTURE_SKYBOX, builtin=mujoco.mjtBuiltin.mjBUILTIN_GRADIENT)
+    sky = spec.add_texture(name="sky", type=mujoco.mjtTexture.mjTEXTURE_SKYBOX)
+    sky.builtin = mujoco.mjtBuiltin.mjBUILTIN_GRADIENT
     sky.rgb1, sky.rgb2, sky.width, sky.height = [0.86, 0.9, 0.94], [0.58, 0.65, 0.73], 64, 64
     world.add_light(
         name="key", pos=[0.2, -0.8, 2.0], dir=[0.15, 0.4, -1.0], diffuse=[0.5, 0.5, 0.48], castshadow=False,

@@ -6,7 +6,7 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from drivers.impedance import ImpedanceGains, ImpedanceLaw, JointLimits
+from drivers.impedance import STATUS_BAD_STATE, ImpedanceGains, ImpedanceLaw, JointLimits
 from drivers.twin import physics
 from drivers.twin.arms import ArmModel
 from drivers.twin.scene import Scene, compose
@@ -33,7 +33,7 @@ class Twin:
         model, data: MuJoCo's own, for reading; poses leave through `body_pose`, which gives xyzw.
         target: The pose the law follows, shape (7,); write with `target[:] = pose`.
         tick_s: Physics and law period [s].
-        latency_ticks: How long a new target takes to arrive.
+        latency_ticks: How long a new target takes to arrive, counted from the next `advance` and at most one of it.
     """
 
     def __init__(self, arm: ArmModel, build: Callable[[Scene], None] | None = None) -> None:
@@ -45,9 +45,10 @@ class Twin:
         self._views = self._arm_views(joint_names)
         n = len(joint_names)
         ids = self._views.joint_ids
+        limited = self.model.jnt_limited[ids].astype(bool)
         self.limits = JointLimits(
-            lower=self.model.jnt_range[ids, 0].copy(),
-            upper=self.model.jnt_range[ids, 1].copy(),
+            lower=np.where(limited, self.model.jnt_range[ids, 0], -np.inf),
+            upper=np.where(limited, self.model.jnt_range[ids, 1], np.inf),
             torque=arm.torque_limits,
             posture=arm.home,
         )
@@ -88,19 +89,24 @@ class Twin:
         status = self._run(late, self._delayed) if late else 0
         self._delayed[:] = self.target
         status = max(status, self._run(ticks - late, self._delayed))
-        if status == 2:  # noqa: PLR2004
+        if status == STATUS_BAD_STATE:
             raise DeviceFaultError(
-                "The twin's arm state is not finite: the physics became unstable. The law stopped pushing; "
+                "The twin's state is not finite: the physics became unstable. The law stopped pushing; "
                 "reset the environment. If it happens again, lower stiffness or raise damping in the task's gains."
             )
 
     def body_pose(self, name: str) -> Array:
-        """Pose of a body in `base`, shape (7,)."""
-        body = self.data.body(name)
+        """Pose of a body in `base`, shape (7,). Raises ConfigError when there is none of that name."""
+        try:
+            body = self.data.body(name)
+        except KeyError as error:
+            raise ConfigError(f"The scene has no body {name!r}: {error.args[0]}") from error
         return np.concatenate([body.xpos, body.xquat[[1, 2, 3, 0]]])
 
     def place(self, name: str, pose: Array) -> None:
         """Put a prop (a body with a free joint, or a mocap body) at a pose in `base`, shape (7,), at rest.
+
+        As after every jump, the law starts anew and holds the measured pose.
 
         Raises:
             ConfigError: No such body, or it is fixed to the world.
@@ -108,12 +114,12 @@ class Twin:
         try:
             body = self.model.body(name)
         except KeyError as error:
-            raise ConfigError(f"The scene has no body {name!r}: {error}") from error
+            raise ConfigError(f"The scene has no body {name!r}: {error.args[0]}") from error
         position, quat_wxyz = pose[:3], pose[[6, 3, 4, 5]]
         if body.mocapid[0] >= 0:
             self.data.mocap_pos[body.mocapid[0]] = position
             self.data.mocap_quat[body.mocapid[0]] = quat_wxyz
-        elif body.dofnum[0] == 6:  # noqa: PLR2004
+        elif body.dofnum[0] == 6:
             start = self.model.jnt_qposadr[body.jntadr[0]]
             self.data.qpos[start : start + 3] = position
             self.data.qpos[start + 3 : start + 7] = quat_wxyz
@@ -130,7 +136,8 @@ class Twin:
         j = self.jacobian
         square = j @ j.T
         square[np.diag_indices(6)] += physics.WRENCH_DAMPING
-        return -np.linalg.solve(square, j @ self.contact_torque)
+        wrench: Array = -np.linalg.solve(square, j @ self.contact_torque)  # pyright: ignore[reportAssignmentType]
+        return wrench
 
     def inverse_kinematics(self, pose: Array) -> Array:
         """Joint angles [rad], shape (n,), that put the tcp at a pose, near home. Damped least squares.
@@ -158,9 +165,14 @@ class Twin:
             pull -= jacobian.T @ np.linalg.solve(square, jacobian @ pull)
             q = np.clip(q + np.clip(step + pull, -0.3, 0.3), self.limits.lower + 0.02, self.limits.upper - 0.02)
         raise ConfigError(
-            f"{self.arm_model.name} cannot reach tcp pose {np.round(pose, 3).tolist()} (error {np.linalg.norm(error):.3f} "
-            "after 100 steps). Move the task's start pose or targets into the arm's reach."
+            f"{self.arm_model.name} cannot reach tcp pose {np.round(pose, 3).tolist()} (error "
+            f"{np.linalg.norm(error):.3f} after {IK_STEPS} steps). Move the task's start pose or targets closer."
         )
+
+    @property
+    def arm_dofs(self) -> NDArray[np.int32]:
+        """Where the arm's joints are in MuJoCo's velocity vector, shape (n,)."""
+        return self._views.dofs
 
     def set_gains(self, gains: ImpedanceGains) -> None:
         """Change stiffness, damping and clips."""

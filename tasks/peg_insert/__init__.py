@@ -60,8 +60,9 @@ class PegInsert(Task):
             )  # fmt: skip
         peg = scene.hand.add_body(name="peg", pos=[0.0, 0.0, 0.1034])
         peg.add_geom(
-            scene.spec.default, type=mujoco.mjtGeom.mjGEOM_BOX, size=[PEG_HALF, PEG_HALF, PEG_TIP / 2 + 0.01], pos=[0.0, 0.0, PEG_TIP / 2 - 0.01],
-            mass=0.05, rgba=[0.93, 0.72, 0.25, 1.0], contype=0, conaffinity=1, friction=[0.3, 0.005, 0.0001],
+            scene.spec.default, type=mujoco.mjtGeom.mjGEOM_BOX, size=[PEG_HALF, PEG_HALF, PEG_TIP / 2 + 0.01],
+            pos=[0.0, 0.0, PEG_TIP / 2 - 0.01], mass=0.05, rgba=[0.93, 0.72, 0.25, 1.0], contype=0, conaffinity=1,
+            friction=[0.3, 0.005, 0.0001],
         )  # fmt: skip
 
     def reset(self, cell: Cell, rng: np.random.Generator) -> None:

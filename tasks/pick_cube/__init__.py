@@ -8,7 +8,7 @@ from drivers.impedance import ImpedanceGains
 from drivers.safety import SafetyLimits
 from drivers.twin.randomisation import Randomisation
 from drivers.twin.scene import Scene
-from robot_rl.geometry import IDENTITY_XYZW, quat_from_rotvec, quat_multiply, quat_rotate
+from robot_rl.geometry import quat_from_rotvec, quat_multiply, quat_rotate
 from tasks.spec import TOOL_DOWN_XYZW, Move, Task, TaskSpec, World
 
 __all__ = ["PickCube"]
@@ -32,12 +32,12 @@ class PickCube(Task):
             position_low=(0.3, -0.25, 0.018), position_high=(0.7, 0.25, 0.35), rotation_limit=(0.02, 0.02, 0.9)
         ),
         gains=ImpedanceGains(
-            stiffness=(1000,) * 3,
-            damping=(60,) * 3,
-            translational_clip=(0.05, 0.05, 0.025),
-            rotational_stiffness=(60,) * 3,
-            rotational_damping=(4,) * 3,
-            rotational_clip=(0.3,) * 3,
+            stiffness=(1000, 1000, 1000),
+            damping=(60, 60, 60),
+            translational_clip=(0.05, 0.05, 0.018),
+            rotational_stiffness=(60, 60, 60),
+            rotational_damping=(4, 4, 4),
+            rotational_clip=(0.3, 0.3, 0.3),
         ),
         action_scale=(0.06, 0.3),
         has_gripper=True,
@@ -95,6 +95,6 @@ class PickCube(Task):
         around = aside < 0.012 and abs(offset[2]) < 0.012
         gripped = around and world.opening < 2 * HALF_SIZE + 0.004
         if gripped:
-            return Move(np.concatenate([tcp[:3] + [0.0, 0.0, 0.06], down]), close=True)
+            return Move(np.concatenate([tcp[:3] + np.array([0.0, 0.0, 0.06]), down]), close=True)
         height = cube[2] + 0.005 if aside < 0.012 else cube[2] + 0.05 + 0.5 * aside
         return Move(np.array([cube[0], cube[1], height, *down]), close=around)

@@ -27,7 +27,7 @@ class Reach(Task):
         start_position=(0.5, 0.0, 0.25),
         start_noise=(0.05, 0.05, 0.05, 0.0),
         limits=SafetyLimits(position_low=(0.35, -0.2, 0.1), position_high=(0.65, 0.2, 0.4)),
-        gains=ImpedanceGains(stiffness=(1000,) * 3, damping=(60,) * 3, translational_clip=(0.05,) * 3),
+        gains=ImpedanceGains(stiffness=(1000, 1000, 1000), damping=(60, 60, 60), translational_clip=(0.05, 0.05, 0.05)),
         action_scale=(0.05, 0.1),
         max_steps=50,
     )
@@ -35,7 +35,13 @@ class Reach(Task):
     def build(self, scene: Scene) -> None:
         """A marker that touches nothing."""
         marker = scene.spec.worldbody.add_body(name="marker", mocap=True)
-        marker.add_geom(type=mujoco.mjtGeom.mjGEOM_SPHERE, size=[0.015, 0, 0], rgba=[0.93, 0.35, 0.28, 0.8], contype=0, conaffinity=0)  # fmt: skip
+        marker.add_geom(
+            type=mujoco.mjtGeom.mjGEOM_SPHERE,
+            size=[0.015, 0, 0],
+            rgba=[0.93, 0.35, 0.28, 0.8],
+            contype=0,
+            conaffinity=0,
+        )
 
     def reset(self, cell: Cell, rng: np.random.Generator) -> None:
         """The marker anywhere in its range."""

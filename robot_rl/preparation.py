@@ -1,0 +1,99 @@
+"""What comes before the first step: settings filled in from the environment, demonstrations, normalisation."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from robot_rl.agent import SACAgent
+from robot_rl.config import TrainConfig
+from robot_rl.demonstrations import record, scripted_expert
+from robot_rl.environments import Env, make, return_range
+from robot_rl.errors import ConfigError
+from robot_rl.observation import ObservationLayout
+from robot_rl.progress import TrainingProgress
+from robot_rl.run_directory import RunDirectory
+from robot_rl.store import EpisodeStore
+
+__all__ = ["normalise", "open_demonstrations", "resolve"]
+
+SMALLEST_STD = 0.01  # of a normalised observation, so that a constant entry does not explode
+DEMONSTRATION_SEED = 1_000_000
+
+
+def resolve(config: TrainConfig) -> TrainConfig:
+    """The configuration with everything filled in that depends on the environment.
+
+    Raises:
+        ConfigError: The environment cannot be made or learnt in, or the demonstrations are of another one.
+    """
+    env = make(config.task, config.env)
+    try:
+        layout = ObservationLayout(env.observation_space)
+        if layout.images:
+            raise ConfigError(
+                f"{config.task} with these options has camera observations ({', '.join(layout.images)}), which the "
+                "learner does not use yet. Train with --set env.observations=state."
+            )
+        bounds = return_range(env)
+        if config.bound_returns and bounds is not None:
+            config = replace(config, agent=replace(config.agent, return_min=bounds[0], return_max=bounds[1]))
+        if config.demos.isdigit():
+            missing = scripted_expert(env, np.random.default_rng(0), 0.0) is None
+            config = replace(config, demos="none") if missing or int(config.demos) == 0 else config
+        elif config.demos != "none":
+            demonstrations = EpisodeStore.open(config.demos)
+            demonstrations.check_spaces(env.observation_space, env.action_space)
+            if demonstrations.rows == 0:
+                raise ConfigError(f"{config.demos} holds no steps. Record some with: robot-rl demo {config.task}")
+            config = replace(config, demos=str(Path(config.demos).resolve()))
+    finally:
+        env.close()
+    return config
+
+
+def open_demonstrations(
+    config: TrainConfig, run: RunDirectory, env: Env, progress: TrainingProgress, stop: Callable[[], bool]
+) -> EpisodeStore | None:
+    """The demonstrations named in the configuration, recorded first where it names a number.
+
+    Args:
+        config: Resolved.
+        run: Where recorded ones lie.
+        env: Where they are recorded.
+        progress: Shown to a person.
+        stop: Whether to end after the episode being recorded; what was recorded is then recorded anew next time.
+
+    Returns:
+        None without demonstrations, and when stopped.
+    """
+    path = run.demonstrations
+    if config.demos == "none":
+        return None
+    if not config.demos.isdigit():
+        return EpisodeStore.open(config.demos)
+    if path.is_dir():
+        return EpisodeStore.open(path)
+    unfinished = path.with_name(path.name + ".partial")
+    if unfinished.is_dir():
+        shutil.rmtree(unfinished)  # an earlier start was cut short; the same seed records the same again
+    progress.phase(f"recording {config.demos} demonstrations by the task's script", int(config.demos))
+    expert = scripted_expert(env, np.random.default_rng([config.seed, 4]), config.demo_noise)
+    if expert is None:
+        raise ConfigError(f"{config.task} has no scripted expert; give --demos PATH or --demos none.")
+    record(
+        env, expert, unfinished, episodes=int(config.demos), seed=DEMONSTRATION_SEED + 10_000 * config.seed,
+        task=config.task, on_episode=lambda kept, _: progress.update(step=kept), stop=stop,
+    ).close()  # fmt: skip
+    if stop():
+        return None
+    unfinished.rename(path)
+    return EpisodeStore.open(path)
+
+
+def normalise(agent: SACAgent, layout: ObservationLayout, demonstrations: EpisodeStore) -> None:
+    """Scale the agent's observations by mean and standard deviation of the demonstrations."""
+    observations = layout.flatten_columns(demonstrations.read(), (demonstrations.rows,))
+    agent.set_observation_statistics(observations.mean(0), np.maximum(observations.std(0), SMALLEST_STD))

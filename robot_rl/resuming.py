@@ -1,0 +1,115 @@
+"""Going on with a run: what a checkpoint holds beside the networks, and how stored episodes become the loop's state."""
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robot_rl.environments import Env
+from robot_rl.observation import ObservationLayout
+from robot_rl.store import EpisodeStore
+from robot_rl.store_records import EpisodeRecord
+
+__all__ = ["LoopState", "OpenEpisode", "ended_in_success", "repeat_episode"]
+
+Step = tuple[Any, float, bool, bool, Any]
+"""Action, reward, terminated, truncated, next observation: as `ReplayBuffer.add` takes it."""
+
+
+@dataclass
+class LoopState:
+    """What the training loop knows beside networks and steps.
+
+    Attributes:
+        seed: Of the run.
+        window: Episodes remembered in `successes`.
+        step: Environment steps taken.
+        episode: Episodes ended.
+        successes: Of the latest episodes.
+        random: Draws the random actions at the start.
+        sampling: Draws the batches.
+        learnt: The latest value of each of the agent's scalars.
+    """
+
+    seed: int
+    window: int
+    step: int = 0
+    episode: int = 0
+    successes: deque[bool] = field(init=False)
+    random: np.random.Generator = field(init=False)
+    sampling: np.random.Generator = field(init=False)
+    learnt: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    def __post_init__(self) -> None:
+        self.successes = deque(maxlen=self.window)
+        self.random = np.random.default_rng([self.seed, 1])
+        self.sampling = np.random.default_rng([self.seed, 2])
+
+    def episode_seed(self) -> int:
+        """The environment's seed of the current episode: a function of the run's seed and the episode's number."""
+        return int(np.random.SeedSequence([self.seed, 3, self.episode]).generate_state(1)[0])
+
+    def facts(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "step": self.step,
+            "episode": self.episode,
+            "successes": [bool(s) for s in self.successes],
+            "random": self.random.bit_generator.state,
+            "sampling": self.sampling.bit_generator.state,
+            "learnt": {name: float(value) for name, value in self.learnt.items()},
+        }
+
+    def restore(self, facts: dict[str, Any]) -> None:
+        """Take over what `facts` gave. Steps and episodes are counted from the store, which may be further."""
+        self.random.bit_generator.state = facts["random"]
+        self.sampling.bit_generator.state = facts["sampling"]
+        self.successes.extend(facts["successes"])
+        self.learnt = dict(facts["learnt"])
+
+
+def ended_in_success(store: EpisodeStore, records: list[EpisodeRecord]) -> list[bool]:
+    """Whether each closed episode's last step was a success: what the loop went by when the episode ended."""
+    if not records:
+        return []
+    first = records[0].start
+    success = store.read(first, records[-1].stop, ["success"])["success"]
+    return [bool(success[record.stop - 2 - first]) for record in records]
+
+
+@dataclass(frozen=True)
+class OpenEpisode:
+    """An episode brought back to where it stood: its first observation and the steps since."""
+
+    first: Any
+    steps: list[Step]
+
+
+def repeat_episode(
+    env: Env, layout: ObservationLayout, seed: int, columns: dict[str, NDArray[Any]]
+) -> OpenEpisode | None:
+    """Bring a deterministic environment back to where an episode stood, by repeating its actions.
+
+    Args:
+        env: Where.
+        layout: Of its observations.
+        seed: The episode's.
+        columns: The steps taken so far, as `EpisodeStore.read` gives them.
+
+    Returns:
+        None where the environment does not repeat itself (real hardware, for one).
+    """
+    first, _ = env.reset(seed=seed)
+    actions, rewards = columns["action"], columns["reward"]
+    stored = layout.flatten_columns(columns, (len(actions),))
+    observation, steps = first, list[Step]()
+    for row, action in enumerate(actions):
+        if not np.array_equal(layout.flatten(observation), stored[row]):
+            return None
+        observation, reward, terminated, truncated, _ = env.step(action)
+        if terminated or truncated or np.float32(reward) != rewards[row]:
+            return None
+        steps.append((action, float(reward), False, False, observation))
+    return OpenEpisode(first, steps)
