@@ -24,7 +24,7 @@ def train(  # noqa: PLR0913 (the command line's options)
     task: Annotated[
         Positional[str], arg(metavar="[TASK]", help="As listed by robot-rl tasks, or gymnasium:FetchReach-v4")
     ] = "",
-    preset: Annotated[str, arg(help="Hyper-parameters: fast (default), serl, hil_serl")] = "fast",
+    preset: Annotated[str, arg(help="Hyper-parameters: fast (default), scratch, serl, hil_serl")] = "fast",
     seed: Annotated[int | None, arg(help="Of everything; the same seed gives the same run")] = None,
     steps: Annotated[int | None, arg(help="Environment steps")] = None,
     demos: Annotated[
@@ -68,13 +68,13 @@ def train(  # noqa: PLR0913 (the command line's options)
     if not settings.task:
         raise ConfigError("Which task? For example: robot-rl train pick_cube. See: robot-rl tasks")
     resolved = resolve(settings)
+    if demos is not None and demos.isdigit() and int(demos) and resolved.demos == "none":
+        raise ConfigError(f"{settings.task} has no script to record {demos} demonstrations; give --demos PATH or none.")
     if preset == "fast" and resolved.demos == "none":
         print("No demonstrations to start from: using preset scratch, which explores from nothing.", file=sys.stderr)
         return train(
             task, "scratch", seed=seed, steps=steps, demos="none", run=run, config=config, set=set, evaluate=evaluate
         )
-    if demos is not None and demos.isdigit() and int(demos) and resolved.demos == "none":
-        raise ConfigError(f"{settings.task} has no script to record {demos} demonstrations; give --demos PATH or none.")
     directory = RunDirectory.create(resolved, run)
     return _train(resolved, directory, f"{resolved.task}, preset {preset}, seed {resolved.seed}", evaluate)
 

@@ -211,7 +211,7 @@ PRESETS: dict[str, TrainConfig] = {
         task="",
         agent=AgentConfig(
             critics=2,
-            policy_delay=4,
+            policy_delay=16,
             std_init=0.04,
             std_max=0.05,
             target_entropy_per_action=-1.7,
@@ -221,7 +221,6 @@ PRESETS: dict[str, TrainConfig] = {
         ),
         steps=6_000,
         stop_at_success=0.98,
-        keep_successes=True,
         utd_ratio=4.0,
         n_step=3,
         gamma=0.95,
@@ -250,6 +249,6 @@ PRESETS: dict[str, TrainConfig] = {
         random_steps=0,
     ),
 }  # fmt: skip
-"""`fast`: ours, and the default: the actor is cloned from the demonstrations, then improved close to them, imitating every
-success of its own as well. `scratch`: what `fast` becomes where there are no demonstrations. `serl` and `hil_serl`: the published hyper-parameters of those two systems (SERL's state
-learner with UTD 8, HIL-SERL's two critics with UTD 2)."""
+"""`fast`: ours, and the default: the actor is cloned from the demonstrations and then improved close to them, with
+little noise. `scratch`: what `fast` becomes where there are no demonstrations. `serl` and `hil_serl`: the published
+hyper-parameters of those two systems (SERL's state learner with UTD 8, HIL-SERL's two critics with UTD 2)."""

@@ -6,6 +6,7 @@ from contextlib import suppress
 from typing import Any
 
 import numpy as np
+import torch
 
 from robot_rl.agent import SACAgent
 from robot_rl.config import TrainConfig
@@ -41,6 +42,8 @@ class Trainer:
     """
 
     def __init__(self, config: TrainConfig, run: RunDirectory, progress: TrainingProgress) -> None:
+        # The kernels bring threads of their own; torch's would only spin beside them, at a cost where cores are few.
+        torch.set_num_threads(1)
         self.config, self.run, self.progress = config, run, progress
         self.env: Env = make(config.task, config.env)
         self.layout = ObservationLayout(self.env.observation_space)

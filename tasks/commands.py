@@ -12,7 +12,11 @@ def tasks() -> int:
 
     from tasks import TASKS
 
-    table = Table("task", "Gymnasium id", "asked to", "step", "limit", "tracks")
+    table = Table()
+    for title in ("task", "Gymnasium id"):
+        table.add_column(title, no_wrap=True)
+    for title in ("asked to", "step", "limit", "tracks"):
+        table.add_column(title)
     for name, target in TASKS.items():
         module, _, cls = target.partition(":")
         spec = getattr(importlib.import_module(module), cls).spec

@@ -66,7 +66,8 @@ class Hopeless:
 def test_failures_are_not_kept_and_too_many_are_said(env, tmp_path):
     with pytest.raises(ConfigError, match="Only 0 of 10 attempts succeeded"):
         record(env, Hopeless(), tmp_path / "d", episodes=2, seed=0, task="toy")
-    assert EpisodeStore.open(tmp_path / "d", write=True).rows == 0, "and the store can be written again"
+    with EpisodeStore.open(tmp_path / "d", write=True) as store:
+        assert store.rows == 0, "and the store can be written again"
 
 
 def test_an_existing_store_is_not_touched(env, tmp_path):

@@ -99,7 +99,7 @@ def test_action_spaces_that_cannot_be_learnt_in(space, said):
 def test_actions_are_scaled_from_one_to_the_environments_bounds():
     """By hand: -1, 0 and 1 become the low, the middle and the high bound."""
     env = make(
-        "toy/Actions-v0", {"space": gym.spaces.Box(np.array([0.0, -2.0]), np.array([4.0, 2.0]), dtype=np.float32)}
+        "toy/Actions-v0", {"space": gym.spaces.Box(np.array([0.0, -2.0], np.float32), np.array([4.0, 2.0], np.float32))}
     )
     np.testing.assert_array_equal(env.action_space.low, [-1, -1])
     np.testing.assert_array_equal(env.action_space.high, [1, 1])

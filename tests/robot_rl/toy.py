@@ -13,6 +13,8 @@ class Point(gym.Env):
     The best return is 1, and from a distance d (largest axis) it takes ceil((d - 0.15) / STEP) steps.
     """
 
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012 (Gymnasium's own convention)
+
     def __init__(self, dimensions=1, noise=0.0, render_mode=None, fails_at=None, drift=0.0):
         self.observation_space = gym.spaces.Box(-2.0, 2.0, (dimensions,), np.float32)
         self.action_space = gym.spaces.Box(-1.0, 1.0, (dimensions,), np.float32)
