@@ -17,7 +17,7 @@ from robot_rl.agent_config import AgentConfig
 from robot_rl.agent_state import copy_into, to_cpu
 from robot_rl.batch import Batch
 from robot_rl.errors import ShapeError
-from robot_rl.networks import Actor, Critics, TanhGaussian, softplus_inverse
+from robot_rl.networks import Actor, Critics, softplus_inverse
 from robot_rl.optimiser import Adam
 
 __all__ = ["AgentConfig", "Batch", "SACAgent"]
@@ -51,7 +51,7 @@ class SACAgent:
         self.encoder = encoder.to(device) if encoder is not None else None
         latent_dim = observation_dim * (1 + len(config.fine_scales))
         if encoder is not None:
-            latent_dim = int(encoder.output_dim)  # pyright: ignore
+            latent_dim = int(encoder.output_dim)  # pyright: ignore[reportArgumentType]
         initial = torch.Generator().manual_seed(seed)
         self.actor = Actor(latent_dim, action_dim, config, initial, device)
         self.critics = Critics(latent_dim, action_dim, config, initial, device)

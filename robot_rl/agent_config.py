@@ -22,12 +22,12 @@ class AgentConfig:
         activation: ``tanh`` or ``relu``, after each LayerNorm.
         observation_clip: Largest magnitude of a normalised observation entry; keeps a rare contact force from drowning
             the rest.
-        fine_scales: For each factor k, tanh(k x) of every normalised observation entry x is appended, so that a millimetre
-            near zero is as visible as a decimetre.
+        fine_scales: For each factor k, tanh(k x) of every normalised observation entry x is appended, so that a
+            millimetre near zero is as visible as a decimetre.
         critics: Number of critics, E.
         critics_in_target: M target critics, drawn anew for each update, whose minimum is bootstrapped from (REDQ).
-        return_min, return_max: Bounds every bootstrapped target is clipped to, where the task bounds its return (0 and 1
-            for a sparse reward that ends the episode). It is what keeps values of unseen actions from running away
+        return_min, return_max: Bounds every bootstrapped target is clipped to, where the task bounds its return (0 and
+            1 for a sparse reward that ends the episode). It is what keeps values of unseen actions from running away
             while data are few.
         critic_head: ``scalar`` (squared TD error) or ``hl_gauss`` (cross-entropy on a histogram of values).
         value_bins: Bins of the histogram head.
@@ -96,7 +96,15 @@ class AgentConfig:
             )
         if not self.hidden_sizes or min(self.hidden_sizes) < 1:
             raise ConfigError(f"agent.hidden_sizes is {self.hidden_sizes}; it needs at least one positive width")
-        for name in ("learning_rate", "tau", "policy_delay", "temperature_init", "std_init", "std_min", "value_sigma_bins"):
+        for name in (
+            "learning_rate",
+            "tau",
+            "policy_delay",
+            "temperature_init",
+            "std_init",
+            "std_min",
+            "value_sigma_bins",
+        ):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"agent.{name} is {getattr(self, name)}; it must be positive")
         for low, high in (("std_min", "std_max"), ("value_min", "value_max")):

@@ -183,7 +183,7 @@ def demo(
     episodes: Annotated[int, arg(help="Successful episodes to record")] = 20,
     out: Annotated[Path | None, arg(help="Episode store to make; demos/<task> by default")] = None,
     seed: Annotated[int, arg(help="Of the first episode and of the script's noise")] = 0,
-    noise: Annotated[float, arg(help="Action noise of the script, a fraction of a full action")] = 0.03,
+    noise: Annotated[float, arg(help="Action noise of the script, a fraction of a full action")] = 0.06,
     set: Annotated[  # noqa: A002 (the flag's name)
         tuple[str, ...], arg(metavar="KEY=VALUE", help="Options of the environment, for example arm=ur5e")
     ] = (),

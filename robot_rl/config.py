@@ -76,7 +76,7 @@ class TrainConfig:
     task: str
     env: dict[str, Any] = field(default_factory=dict[str, Any])
     demos: Annotated[str, BeforeValidator(_count_as_text)] = "20"
-    demo_noise: float = 0.03
+    demo_noise: float = 0.06
     steps: int = 20_000
     stop_at_success: float = 2.0
     seed: int = 0
@@ -212,8 +212,8 @@ PRESETS: dict[str, TrainConfig] = {
         agent=AgentConfig(
             critics=2,
             policy_delay=16,
-            std_init=0.04,
-            std_max=0.05,
+            std_init=0.08,
+            std_max=0.1,
             target_entropy_per_action=-1.7,
             bc_weight=30.0,
             observation_clip=5.0,
@@ -221,6 +221,7 @@ PRESETS: dict[str, TrainConfig] = {
         ),
         steps=6_000,
         stop_at_success=0.98,
+        keep_successes=True,
         utd_ratio=4.0,
         n_step=3,
         gamma=0.95,

@@ -117,7 +117,7 @@ class RobotEnv(gym.Env[Observation, NDArray[np.float32]]):
         """What the robot is asked to do."""
         return self.task.spec.instruction
 
-    def expert(self, rng: np.random.Generator, noise: float = 0.03) -> ScriptedExpert:
+    def expert(self, rng: np.random.Generator, noise: float = 0.06) -> ScriptedExpert:
         """The task's scripted expert as an operator on this environment."""
         return ScriptedExpert(self, rng, noise)
 

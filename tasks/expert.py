@@ -22,7 +22,7 @@ class ScriptedExpert:
         noise: Standard deviation of the action noise, as a fraction of a full action.
     """
 
-    def __init__(self, env: "RobotEnv", rng: np.random.Generator, noise: float = 0.03) -> None:
+    def __init__(self, env: "RobotEnv", rng: np.random.Generator, noise: float = 0.06) -> None:
         self._env = env
         self._rng = rng
         self._noise = noise

@@ -113,8 +113,23 @@ def test_a_second_ctrl_c_ends_it_at_once_and_the_run_stands(tmp_path, monkeypatc
 
     monkeypatch.setattr(toy.Point, "step", step)
     path = tmp_path / "run"
-    arguments = ["train", "toy/Point-v0", "--preset", "serl", "--run", str(path), "--steps", "60", "--no-evaluate",
-                 "--demos", "none", "--set", "agent.hidden_sizes=[32,32]", "batch_size=16", "checkpoint_every_s=0"]
+    arguments = [
+        "train",
+        "toy/Point-v0",
+        "--preset",
+        "serl",
+        "--run",
+        str(path),
+        "--steps",
+        "60",
+        "--no-evaluate",
+        "--demos",
+        "none",
+        "--set",
+        "agent.hidden_sizes=[32,32]",
+        "batch_size=16",
+        "checkpoint_every_s=0",
+    ]
     handler = signal.getsignal(signal.SIGINT)
     assert cli.main(arguments) == 130
     assert f"--resume {path}" in capsys.readouterr().err

@@ -178,9 +178,14 @@ def test_success_that_comes_and_goes_counts_by_the_episodes_end(tmp_path):
     """Fetch's episodes go on after success. What the loop kept as a success, a resumed run keeps, and nothing else."""
 
     class Passing(toy.Point):
+        def reset(self, **options):
+            self.count = 0
+            return super().reset(**options)
+
         def step(self, action):
-            observation, reward, _, truncated, info = super().step(action)
-            return observation, reward, False, truncated, info
+            observation, reward, _, truncated, _ = super().step(action)
+            self.count += 1
+            return observation, reward, False, truncated, {"success": self.count == 3}
 
     gym.register("toy/Passing-v0", entry_point=Passing, max_episode_steps=6, disable_env_checker=True)
     try:
