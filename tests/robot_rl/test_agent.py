@@ -259,3 +259,21 @@ def test_errors_name_what_is_wrong():
         agent().set_observation_statistics(np.zeros(3), np.array([1.0, 0.0, 1.0]))
     with pytest.raises(ShapeError, match="critics"):
         agent().load_state_dict(agent(critics=5).state_dict())
+
+
+def test_observations_are_clipped_and_shown_at_fine_scales():
+    """Mean 1 and std 2 make 5 a 2, and 101 a 50 that is clipped to 4; tanh(10 x) of them is 1 to seven digits."""
+    trained = SACAgent(2, 1, AgentConfig(hidden_sizes=(8,), observation_clip=4.0, fine_scales=(10.0,)), 0)
+    trained.set_observation_statistics(np.ones(2, np.float32), np.full(2, 2.0, np.float32))
+    encoded = trained.encode(torch.tensor([[5.0, 101.0], [1.0, 1.02]]))
+    torch.testing.assert_close(encoded[0], torch.tensor([2.0, 4.0, 1.0, 1.0]))
+    torch.testing.assert_close(encoded[1], torch.tensor([0.0, 0.01, 0.0, 0.09966799]), rtol=1e-4, atol=1e-6)
+
+
+def test_targets_stay_within_the_possible_returns():
+    """A reward of 5 where at most 1 can be returned is a target of 1, whatever the target critics say."""
+    bounded = SACAgent(3, 2, AgentConfig(hidden_sizes=(8,), critics=2, return_min=0.0, return_max=1.0), 0)
+    metrics = bounded.update(random_batch()._replace(reward=torch.full((64,), 5.0)))
+    assert float(metrics["target_value"]) == 1.0
+    metrics = bounded.update(random_batch()._replace(reward=torch.full((64,), -5.0)))
+    assert float(metrics["target_value"]) == 0.0

@@ -148,9 +148,14 @@ def test_a_diverged_network_does_not_look_healthy(bad: float):
     assert torch.isfinite(fused(torch.ones(4, 5))[1]).all()
 
 
-@pytest.mark.parametrize("parameterization", ["exp", "softplus"])
-def test_standard_deviation_stays_within_its_limits(parameterization: str):
-    config = AgentConfig(std_parameterization=parameterization, hidden_sizes=(8,))
+def test_a_fresh_actor_explores_as_much_as_configured():
+    """The output layer begins close to zero, so the standard deviation begins close to `std_init`."""
+    actor = Actor(3, 2, AgentConfig(std_init=0.1, hidden_sizes=(8,)), torch.Generator().manual_seed(0))
+    torch.testing.assert_close(actor(torch.randn(50, 3)).std, torch.full((50, 2), 0.1), rtol=0.1, atol=0)
+
+
+def test_standard_deviation_stays_within_its_limits():
+    config = AgentConfig(hidden_sizes=(8,))
     actor = Actor(3, 2, config, torch.Generator().manual_seed(0))
     for bias, expected in ((40.0, 5.0), (-40.0, 1e-5)):
         with torch.no_grad():
