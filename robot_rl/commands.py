@@ -102,7 +102,7 @@ def _train(settings: Any, directory: Any, title: str, evaluate: bool) -> int:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
     print(describe(reason, trainer))
-    rows = read_metrics(directory.metrics)
+    rows = read_metrics(directory.metrics) if directory.metrics.is_file() else []  # none before the first step
     if rows:
         print(f"Curve: {learning_curve(rows, directory.plots / 'learning_curve.png', title)}")
     if reason != "stopped" and evaluate and settings.eval_episodes:
@@ -149,7 +149,7 @@ def evaluate_run(
     print(json_format.dumps(result.to_json()) if json else f"{config.task}: {result}\nReport: {report}")
     if video:
         try:
-            film_path, sheet = film(config, policy, directory.videos)
+            film_path, sheet = film(config, policy, directory.videos, "evaluation")
         except DeviceError as error:
             print(f"No video: {error}", file=sys.stderr)
         else:
@@ -173,7 +173,7 @@ def render(
         policy = load_policy(directory, config, env)
     finally:
         env.close()
-    video, sheet = film(config, policy, directory.videos, episodes)
+    video, sheet = film(config, policy, directory.videos, "render", episodes)
     print(f"Video: {video}\nPictures: {sheet}")
     return 0
 
@@ -200,7 +200,12 @@ def demo(
     if seed < 0 or not 0.0 <= noise <= 1.0:
         raise ConfigError(f"--seed is {seed} and --noise {noise}; the seed is at least 0, the noise between 0 and 1.")
     path = Path("demos") / task.split(":")[-1].replace("/", "_") if out is None else out
-    env = make(task, assignments(set))
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise ConfigError(
+            f"{path} exists; nothing in it was touched. Train with --demos {path}, or record to --out OTHER."
+        )
+    options = assignments(tuple(pair.removeprefix("env.") for pair in set))
+    env = make(task, options)
     try:
         expert = scripted_expert(env, np.random.default_rng(seed), noise)
         if expert is None:
@@ -208,7 +213,7 @@ def demo(
         with TrainingProgress(f"{task}: demonstrations") as progress:
             progress.phase("recording", episodes)
             with record(
-                env, expert, path, episodes=episodes, seed=seed, task=task,
+                env, expert, path, episodes=episodes, seed=seed, task=task, options=options,
                 on_episode=lambda kept, _: progress.update(step=kept),
             ) as store:  # fmt: skip
                 steps = sum(r.length for r in store.episode_table())

@@ -38,6 +38,7 @@ def record(  # noqa: PLR0913 (each by keyword)
     episodes: int,
     seed: int,
     task: str,
+    options: dict[str, Any] | None = None,
     source: str = "script",
     on_episode: Callable[[int, int], None] = lambda _kept, _tried: None,
     stop: Callable[[], bool] = lambda: False,
@@ -50,7 +51,8 @@ def record(  # noqa: PLR0913 (each by keyword)
         path: The store to make.
         episodes: How many successes to record.
         seed: Of the first episode; each further one takes the next.
-        task: Written into the store.
+        task: Written into the store, so that it is not taken for another's.
+        options: Of the environment, written beside it.
         source: `script` or `human`.
         on_episode: Called after each attempt with the episodes kept and tried so far.
         stop: Asked before each attempt; True ends the recording there.
@@ -65,7 +67,10 @@ def record(  # noqa: PLR0913 (each by keyword)
     if episodes < 1:
         raise ConfigError(f"{episodes} demonstrations were asked for; record at least 1.", episodes=episodes)
     store = EpisodeStore.create(
-        path, observation_space=env.observation_space, action_space=env.action_space, metadata={"task": task}
+        path,
+        observation_space=env.observation_space,
+        action_space=env.action_space,
+        metadata={"task": task, "env": options or {}},
     )
     try:
         _record_into(store, env, operator, episodes, seed, source, on_episode, stop)

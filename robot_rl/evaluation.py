@@ -114,8 +114,8 @@ def load_policy(run: RunDirectory, config: TrainConfig, env: Env) -> AgentOperat
     return AgentOperator(agent, layout)
 
 
-def film(config: TrainConfig, operator: Operator, folder: Path, episodes: int = FILMED) -> tuple[Path, Path]:
-    """Film the first seeded episodes: a video grid (mp4) and a contact sheet (png).
+def film(config: TrainConfig, operator: Operator, folder: Path, name: str, episodes: int = FILMED) -> tuple[Path, Path]:
+    """Film the first seeded episodes: a video grid (`name`.mp4) and a contact sheet (`name`.png) in `folder`.
 
     Raises:
         DeviceError: The environment cannot render here.
@@ -143,8 +143,8 @@ def film(config: TrainConfig, operator: Operator, folder: Path, episodes: int = 
         period = _control_period(env)
     finally:
         env.close()
-    video = write_video(folder / "evaluation.mp4", grid(videos, 3, outcomes), 10.0 if period is None else 1.0 / period)
-    sheet = contact_sheet(videos, folder / "evaluation.png", outcomes)
+    video = write_video(folder / f"{name}.mp4", grid(videos, 3, outcomes), 10.0 if period is None else 1.0 / period)
+    sheet = contact_sheet(videos, folder / f"{name}.png", outcomes)
     return video, sheet
 
 

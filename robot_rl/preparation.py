@@ -46,12 +46,30 @@ def resolve(config: TrainConfig) -> TrainConfig:
         elif config.demos != "none":
             demonstrations = EpisodeStore.open(config.demos)
             demonstrations.check_spaces(env.observation_space, env.action_space)
+            _check_origin(config, demonstrations)
             if demonstrations.rows == 0:
                 raise ConfigError(f"{config.demos} holds no steps. Record some with: robot-rl demo {config.task}")
             config = replace(config, demos=str(Path(config.demos).resolve()))
     finally:
         env.close()
     return config
+
+
+def _check_origin(config: TrainConfig, demonstrations: EpisodeStore) -> None:
+    """Demonstrations of another task may have the same shapes and still mean other motions; so may another arm's."""
+    task, options = demonstrations.metadata.get("task"), demonstrations.metadata.get("env", {})
+    path = config.demos
+    if task is not None and task != config.task:
+        raise ConfigError(
+            f"{path} holds demonstrations of {task}, not of {config.task}. Record some: robot-rl demo {config.task}"
+        )
+    for name in ("arm", "frame", "action_repeat", "action_history"):
+        recorded, used = options.get(name), config.env.get(name)
+        if recorded != used:
+            raise ConfigError(
+                f"{path} was recorded with {name}={recorded or 'default'}, this run has {name}={used or 'default'}. "
+                f"Set env.{name} as it was recorded, or record to --out OTHER with: robot-rl demo {config.task} --set ..."
+            )
 
 
 def open_demonstrations(
@@ -85,7 +103,7 @@ def open_demonstrations(
         raise ConfigError(f"{config.task} has no scripted expert; give --demos PATH or --demos none.")
     record(
         env, expert, unfinished, episodes=int(config.demos), seed=DEMONSTRATION_SEED + 10_000 * config.seed,
-        task=config.task, on_episode=lambda kept, _: progress.update(step=kept), stop=stop,
+        task=config.task, options=config.env, on_episode=lambda kept, _: progress.update(step=kept), stop=stop,
     ).close()  # fmt: skip
     if stop():
         return None

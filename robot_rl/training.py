@@ -122,7 +122,10 @@ class Trainer:
             return EpisodeStore.open(path, write=True)
         space, actions = self.env.observation_space, self.env.action_space
         return EpisodeStore.create(
-            path, observation_space=space, action_space=actions, metadata={"task": self.config.task}
+            path,
+            observation_space=space,
+            action_space=actions,
+            metadata={"task": self.config.task, "env": self.config.env},
         )
 
     def _loop(self, observation: Any) -> str:

@@ -1,12 +1,17 @@
 """Recording: only successes are kept, what is stored can be repeated, and the same seed records the same."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import gymnasium as gym
 import numpy as np
 import pytest
 
+from robot_rl.config import preset
 from robot_rl.demonstrations import record, scripted_expert, succeeded
 from robot_rl.environments import make
 from robot_rl.errors import ConfigError, StoreError
+from robot_rl.preparation import resolve
 from robot_rl.store import EpisodeStore
 from tests.robot_rl import toy
 
@@ -97,3 +102,17 @@ def test_recording_stops_when_asked(env, tmp_path):
 
 def test_no_expert_is_none():
     assert scripted_expert(gym.make("Pendulum-v1"), np.random.default_rng(0), 0.1) is None
+
+
+def test_demonstrations_of_another_task_or_arm_are_refused_even_where_the_shapes_agree(tmp_path: Path):
+    """Reach and PegInsert have the same spaces, and an action of one is not an action of the other."""
+    env = make("reach")
+    expert = scripted_expert(env, np.random.default_rng(0), 0.05)
+    assert expert is not None
+    record(env, expert, tmp_path / "d", episodes=1, seed=0, task="reach").close()
+    config = replace(preset("fast", "reach"), demos=str(tmp_path / "d"))
+    assert resolve(config).demos == str((tmp_path / "d").resolve())
+    with pytest.raises(ConfigError, match="holds demonstrations of reach, not of peg_insert"):
+        resolve(replace(config, task="peg_insert"))
+    with pytest.raises(ConfigError, match="recorded with arm=default, this run has arm=ur5e"):
+        resolve(replace(config, env={"arm": "ur5e"}))

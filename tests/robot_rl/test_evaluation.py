@@ -131,7 +131,7 @@ def test_any_environment_that_renders_is_filmed(tmp_path):
         def act(self, observation, instruction=""):
             return np.ones(1, np.float32)
 
-    video, sheet = film(preset("serl", "toy/Point-v0"), Forward(), tmp_path, 2)
+    video, sheet = film(preset("serl", "toy/Point-v0"), Forward(), tmp_path, "film", 2)
     with av.open(str(video)) as container:
         assert len(list(container.decode(video=0))) >= toy.HORIZON
     assert sheet.is_file()
@@ -148,7 +148,7 @@ def test_an_environment_that_cannot_render_is_a_device_error(tmp_path, monkeypat
 
     monkeypatch.setattr(toy.Point, "render", no_pygame)
     with pytest.raises(DeviceError, match="pygame is not installed"):
-        film(preset("serl", "toy/Point-v0"), Expert(gym.make("toy/Point-v0")), tmp_path, 1)
+        film(preset("serl", "toy/Point-v0"), Expert(gym.make("toy/Point-v0")), tmp_path, "film", 1)
     assert not (tmp_path / "evaluation.mp4").exists()
 
 
