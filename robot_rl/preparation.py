@@ -68,7 +68,7 @@ def _check_origin(config: TrainConfig, demonstrations: EpisodeStore) -> None:
         if recorded != used:
             raise ConfigError(
                 f"{path} was recorded with {name}={recorded or 'default'}, this run has {name}={used or 'default'}. "
-                f"Set env.{name} as it was recorded, or record to --out OTHER with: robot-rl demo {config.task} --set ..."
+                f"Set env.{name} as recorded, or record to --out OTHER with: robot-rl demo {config.task} --set ..."
             )
 
 
