@@ -104,6 +104,9 @@ def _seconds(work: Callable[[], object], times: int) -> float:
     return (time.perf_counter() - start) / times
 
 
+SERL_CRITICS = 10
+
+
 def critic_updates_per_s(critics: int = 10, policy_delay: int = 8, rounds: int = 9) -> list[dict[str, Any]]:
     """Critic updates per second, sampling and the share of actor updates included.
 
@@ -125,9 +128,9 @@ def critic_updates_per_s(critics: int = 10, policy_delay: int = 8, rounds: int =
         theirs.append(_seconds(lambda: plain.update(sample()), 2 * policy_delay))
     return [
         {
-            "name": f"critic updates, {critics} critics (BLAS {prepare_blas()}, {torch.get_num_threads()} threads)",
+            "name": "critic_updates_per_s" if critics == SERL_CRITICS else f"critic_updates_per_s_{critics}_critics",
             "value": 1 / float(np.median(ours[1:])),
-            "unit": "1/s",
+            "unit": f"1/s ({critics} critics, sampling included; OpenBLAS for {prepare_blas()}, 2 threads)",
             "reference": REFERENCE,
             "reference_value": 1 / float(np.median(theirs[1:])),
         }
@@ -147,7 +150,7 @@ def act_ms(calls: int = 300) -> list[dict[str, Any]]:
     agent.act(observation)
     return [
         {
-            "name": "act",
+            "name": "act_ms",
             "value": 1e3 * float(np.median([_seconds(lambda: agent.act(observation), 1) for _ in range(calls)])),
             "unit": "ms",
             "reference": "eager torch, the same network",
@@ -158,4 +161,4 @@ def act_ms(calls: int = 300) -> list[dict[str, Any]]:
 
 def learner_benchmarks() -> list[dict[str, Any]]:
     """All rows: the SERL-sized ensemble, the two-critic preset, and acting."""
-    return critic_updates_per_s(10) + critic_updates_per_s(2) + act_ms()
+    return critic_updates_per_s(SERL_CRITICS) + critic_updates_per_s(2) + act_ms()
