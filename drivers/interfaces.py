@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from drivers.impedance import ImpedanceGains
 
-__all__ = ["Arm", "ArmState", "Camera", "Clock", "Frame", "Gripper", "TrackedPose", "Tracker"]
+__all__ = ["Arm", "ArmState", "Camera", "Clock", "Frame", "Gripper", "ServoArm", "TrackedPose", "Tracker"]
 
 Array = NDArray[np.float64]
 
@@ -104,6 +104,28 @@ class Arm(Protocol):
 
     def close(self) -> None:
         """Stop and let go of the connection."""
+        ...
+
+
+class ServoArm(Arm, Protocol):
+    """An arm whose control loop runs on our side: `tick` is one cycle of it.
+
+    Motions do not block: `move_to_*` begins one, `tick` carries it out, `moving` says whether it is under way.
+    """
+
+    period_s: float  # nominal, between ticks [s]
+    law_s: float  # what the last tick took to compute, without waiting for the arm [s]
+
+    @property
+    def moving(self) -> bool:
+        """Whether a motion begun by `move_to_*` is under way."""
+        ...
+
+    def tick(self) -> None:
+        """Wait for the arm's next reading and answer it.
+
+        Raises DeviceFaultError (a reflex, a protective stop, a motion that did not arrive), DeviceTimeoutError.
+        """
         ...
 
 

@@ -28,12 +28,15 @@ class Scene:
     hand: mujoco.MjsBody
 
 
-def compose(arm: ArmModel, build: Callable[[Scene], None] | None = None) -> tuple[mujoco.MjModel, list[str]]:
+def compose(
+    arm: ArmModel, build: Callable[[Scene], None] | None = None, *, weightless: bool = False
+) -> tuple[mujoco.MjModel, list[str]]:
     """Put arm, gripper, cameras and a task's props together.
 
     Args:
         arm: The arm; its file's actuators are dropped, since the impedance law writes joint torques.
         build: Adds a task's props.
+        weightless: Arm and hand carry their own weight, as behind a vendor's controller; props do not.
 
     Returns:
         The compiled model, and the names of the arm's joints in order. The tool centre point is the site `tool/tcp`.
@@ -61,7 +64,16 @@ def compose(arm: ArmModel, build: Callable[[Scene], None] | None = None) -> tupl
     hand = spec.site(f"arm/{arm.flange}").attach_body(gripper.body("hand"), "tool/", "")
     if build is not None:
         build(Scene(spec, hand))
+    if weightless:
+        for body in (arm_spec.worldbody.first_body(), hand):
+            _carry(body)
     return spec.compile(), joints
+
+
+def _carry(body: mujoco.MjsBody) -> None:
+    body.gravcomp = 1.0
+    for child in body.bodies:
+        _carry(child)
 
 
 def _surroundings(spec: mujoco.MjSpec) -> None:

@@ -28,23 +28,27 @@ class Twin:
     Args:
         arm: The arm to simulate.
         build: Adds a task's props to the scene.
+        weightless: Arm and hand carry their own weight, as behind a vendor's controller (see `drivers.emulators`).
 
     Attributes:
         model, data: MuJoCo's own, for reading; poses leave through `body_pose`, which gives xyzw.
         target: The pose the law follows, shape (7,); write with `target[:] = pose`.
         tick_s: Physics and law period [s].
+        views: The arm's part of `data`.
         latency_ticks: How long a new target takes to arrive, counted from the next `advance` and at most one of it.
     """
 
-    def __init__(self, arm: ArmModel, build: Callable[[Scene], None] | None = None) -> None:
+    def __init__(
+        self, arm: ArmModel, build: Callable[[Scene], None] | None = None, *, weightless: bool = False
+    ) -> None:
         self.arm_model = arm
-        self.model, joint_names = compose(arm, build)
+        self.model, joint_names = compose(arm, build, weightless=weightless)
         self.data = mujoco.MjData(self.model)
         self.tick_s = float(self.model.opt.timestep)
         self.latency_ticks = 0
-        self._views = self._arm_views(joint_names)
+        self.views = self._arm_views(joint_names)
         n = len(joint_names)
-        ids = self._views.joint_ids
+        ids = self.views.joint_ids
         limited = self.model.jnt_limited[ids].astype(bool)
         self.limits = JointLimits(
             lower=np.where(limited, self.model.jnt_range[ids, 0], -np.inf),
@@ -66,8 +70,8 @@ class Twin:
 
     def jump_to_joints(self, q: Array) -> None:
         """Put the arm at joint angles [rad], shape (n,), at rest, in no time."""
-        self.data.qpos[self._views.qpos_ids] = q
-        self.data.qvel[self._views.dofs] = 0.0
+        self.data.qpos[self.views.qpos_ids] = q
+        self.data.qvel[self.views.dofs] = 0.0
         self._settle()
 
     def jump_to_pose(self, pose: Array) -> None:
@@ -111,6 +115,11 @@ class Twin:
         Raises:
             ConfigError: No such body, or it is fixed to the world.
         """
+        self.place_prop(name, pose)
+        self._settle()
+
+    def place_prop(self, name: str, pose: Array) -> None:
+        """As `place`, without making what is derived agree."""
         try:
             body = self.model.body(name)
         except KeyError as error:
@@ -126,7 +135,6 @@ class Twin:
             self.data.qvel[body.dofadr[0] : body.dofadr[0] + 6] = 0.0
         else:
             raise ConfigError(f"Body {name!r} is fixed to the world; give it a free joint or mocap=True to place it.")
-        self._settle()
 
     def contact_wrench_base(self) -> Array:
         """Wrench the robot exerts on the world at the tcp, in `base`, shape (6,), low-passed over 20 ms.
@@ -172,7 +180,7 @@ class Twin:
     @property
     def arm_dofs(self) -> NDArray[np.int32]:
         """Where the arm's joints are in MuJoCo's velocity vector, shape (n,)."""
-        return self._views.dofs
+        return self.views.dofs
 
     def set_gains(self, gains: ImpedanceGains) -> None:
         """Change stiffness, damping and clips."""
@@ -185,7 +193,7 @@ class Twin:
     def _run(self, ticks: int, target: Array) -> int:
         law = self.law
         return physics.advance(
-            self.model._address, self.data._address, ticks, self._views, law.gains, law.joints, law.memory, target,
+            self.model._address, self.data._address, ticks, self.views, law.gains, law.joints, law.memory, target,
             self.tcp_pose, self.jacobian, self.q, self.qd, self.bias, law.output, self.contact_torque,
         )  # fmt: skip
 
@@ -193,7 +201,7 @@ class Twin:
         """Make every derived quantity agree with a state that was set by hand, and let the law start there."""
         self.data.qacc_warmstart[:] = 0.0
         mujoco.mj_forward(self.model, self.data)
-        physics.measure(self._views, self.tcp_pose, self.jacobian, self.q, self.qd, self.bias)
+        physics.measure(self.views, self.tcp_pose, self.jacobian, self.q, self.qd, self.bias)
         self.contact_torque[:] = 0.0
         self.target[:] = self.tcp_pose
         self._delayed[:] = self.tcp_pose
