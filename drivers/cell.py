@@ -1,16 +1,21 @@
-"""A cell: one arm, its gripper, cameras, tracker and clock, and what a person has to do between episodes."""
+"""A cell: one arm, its gripper, cameras, tracker and clock, opened from `twin` or from a cell file."""
 
+import importlib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
-from drivers.interfaces import Arm, Camera, Clock, Gripper, Tracker
+from drivers.cell_file import ARM_DRIVERS, CameraFile, CellFile, LimitsFile, load_cell_file
+from drivers.interfaces import Arm, Camera, Clock, Gripper, Stage, Tracker
+from drivers.realtime import ArmClock, ArmProcess, WallClock
 from drivers.twin.arms import load_arm
 from drivers.twin.devices import TwinArm, TwinCamera, TwinClock, TwinGripper, TwinTracker
 from drivers.twin.scene import Scene
 from drivers.twin.twin import Twin
 from robot_rl.errors import ConfigError
 
-__all__ = ["Cell", "open_cell"]
+__all__ = ["Cell", "NoGripper", "NoTracker", "SceneRequest", "open_cell"]
 
 
 @dataclass(frozen=True)
@@ -19,6 +24,9 @@ class Cell:
 
     Attributes:
         twin: The simulation behind the devices; None on metal.
+        stage: What a task arranges its props with; None on metal, where a person does.
+        limits: Tightens the tasks' own.
+        faults_in_a_row: Episodes that may end in a fault, one after another, before the environment gives up.
     """
 
     clock: Clock
@@ -27,47 +35,166 @@ class Cell:
     tracker: Tracker
     cameras: dict[str, Camera] = field(default_factory=dict[str, Camera])
     twin: Twin | None = None
+    stage: Stage | None = None
+    home: tuple[float, ...] | None = None
+    limits: LimitsFile = LimitsFile()
+    faults_in_a_row: int = 3
 
     def close(self) -> None:
         """Let go of every device."""
         self.arm.close()
-        for camera in self.cameras.values():
-            camera.close()
+        for device in (self.gripper, self.tracker, self.stage, *self.cameras.values()):
+            close: Callable[[], None] | None = getattr(device, "close", None)
+            if close is not None:
+                close()
 
 
-def open_cell(
-    cell: str,
-    *,
-    arm: str = "fr3",
-    build: Callable[[Scene], None] | None = None,
-    objects: tuple[str, ...] = (),
-    cameras: tuple[str, ...] = (),
-    image_size: int = 128,
-    real_time: bool = False,
-) -> Cell:
-    """Open a cell by name.
+@dataclass(frozen=True, kw_only=True)
+class SceneRequest:
+    """What a task needs of a cell.
 
-    Args:
-        cell: `twin`.
+    Attributes:
         arm: Which arm the twin has: a name or the path of an MJCF file (see `drivers.twin.arms.load_arm`).
-        build: Adds a task's props to the twin.
+        build: Adds the task's props to the twin.
         objects: Bodies the tracker reports.
-        cameras: Cameras to open.
+        cameras: Cameras to open; on metal, those of the cell file.
         image_size: Height and width of their pictures [pixels].
         real_time: Pace the twin to the wall clock.
+    """
+
+    arm: str = "fr3"
+    build: Callable[[Scene], None] | None = None
+    objects: tuple[str, ...] = ()
+    cameras: tuple[str, ...] = ()
+    image_size: int = 128
+    real_time: bool = False
+
+
+class NoGripper:
+    """A tool that does not open: screwed on, or a gripper that a person has closed.
+
+    Args:
+        fixed_opening: What it reports [m].
+    """
+
+    max_opening = 0.08
+
+    def __init__(self, fixed_opening: float = 0.0) -> None:
+        self._opening = fixed_opening
+
+    def opening(self) -> float:
+        """The fixed opening [m]."""
+        return self._opening
+
+    def command(self, opening: float) -> None:
+        """Nothing moves."""
+
+
+class NoTracker:
+    """A cell in which nothing says where objects are; tasks that need it learn from cameras."""
+
+    def poses(self) -> dict[str, Any]:
+        """None."""
+        return {}
+
+
+def open_cell(cell: str, request: SceneRequest | None = None, *, rehearse: str = "") -> Cell:
+    """Open a cell.
+
+    Args:
+        cell: `twin`, or the path of a cell file.
+        request: What the task needs.
+        rehearse: Address of an emulator that stands in for every device of the cell file; empty on metal.
 
     Raises:
-        ConfigError: No such cell, arm or camera.
+        ConfigError: No such cell, arm or camera, or a mistake in the file.
+        DeviceConnectionError: A device does not answer.
     """
-    if cell != "twin":
-        raise ConfigError(f"Unknown cell {cell!r}. Known: twin.")
-    twin = Twin(load_arm(arm), build)
-    opened: dict[str, Camera] = {name: TwinCamera(twin, name, image_size, image_size) for name in cameras}
+    request = request or SceneRequest()
+    if cell == "twin":
+        file = CellFile(cameras={name: CameraFile(driver="twin") for name in request.cameras})
+        return _open_twin(file, request)
+    if not re.search(r"\.ya?ml$", cell):
+        raise ConfigError(
+            f"Unknown cell {cell!r}: twin, or the path of a cell file (.yaml). See: robot-rl cells new --help"
+        )
+    file = load_cell_file(cell)
+    if file.arm.driver == "twin":
+        return _open_twin(file, request)
+    return _open_metal(file, request, cell, rehearse)
+
+
+def _open_twin(file: CellFile, request: SceneRequest) -> Cell:
+    twin = Twin(load_arm(file.arm.model or request.arm), request.build)
+    wanted = {name: camera for name, camera in file.cameras.items() if name in request.cameras}
+    cameras: dict[str, Camera] = {}
+    for name in wanted:
+        cameras[name] = TwinCamera(twin, name, request.image_size, request.image_size)
     return Cell(
-        clock=TwinClock(twin, real_time=real_time),
+        clock=TwinClock(twin, real_time=request.real_time),
         arm=TwinArm(twin),
         gripper=TwinGripper(twin),
-        tracker=TwinTracker(twin, objects),
-        cameras=opened,
+        tracker=TwinTracker(twin, request.objects),
+        cameras=cameras,
         twin=twin,
+        stage=twin,
+        limits=file.limits,
+        faults_in_a_row=file.faults_in_a_row,
     )
+
+
+def _open_metal(file: CellFile, request: SceneRequest, path: str, rehearse: str) -> Cell:
+    from drivers.emulators.stage import Stage as EmulatorStage
+    from drivers.emulators.stage import StageTracker
+
+    stage = EmulatorStage(rehearse) if rehearse else None
+    facts: dict[str, Any] = stage.facts() if stage else {}
+    clock_name = "lockstep" if facts.get("lockstep") else "arm" if facts.get("speed", 1.0) != 1.0 else "wall"
+    host = rehearse or file.arm.host
+    options = {"host": host, **file.arm.options}
+    for name, value in (("home", file.arm.home), ("tcp_flange", file.arm.tcp_flange)):
+        if value is not None:
+            options[name] = value
+    arm = ArmProcess(
+        ARM_DRIVERS.get(file.arm.driver, file.arm.driver), options, name=f"{file.arm.driver} {host}", clock=clock_name,
+        hold_after_s=file.watchdog.hold_after_s, stop_after_s=file.watchdog.stop_after_s,
+        max_state_age_s=file.arm.max_state_age_s, core=None if rehearse else file.arm.core,
+    )  # fmt: skip
+    clock = WallClock() if clock_name == "wall" else ArmClock(arm)
+    tracker: Tracker = NoTracker()
+    if stage is not None:
+        tracker = StageTracker(stage, request.objects, None if clock_name != "wall" else clock.now)
+    return Cell(
+        clock=clock,
+        arm=arm,
+        gripper=_gripper(file, rehearse or file.gripper.host or file.arm.host),
+        tracker=tracker,
+        cameras={},
+        stage=stage,
+        home=file.arm.home,
+        limits=file.limits,
+        faults_in_a_row=file.faults_in_a_row,
+    )
+
+
+def _gripper(file: CellFile, host: str) -> Gripper:
+    known = {"franka_hand": "drivers.franka_hand:FrankaHand", "robotiq": "drivers.robotiq:RobotiqGripper"}
+    driver = file.gripper.driver
+    if driver == "none":
+        return NoGripper(**file.gripper.options)
+    return load(known.get(driver, driver), {"host": host, **file.gripper.options})
+
+
+def load(driver: str, options: dict[str, Any]) -> Any:
+    """A device from `module:Class` and keyword arguments. Raises ConfigError."""
+    module, _, name = driver.partition(":")
+    try:
+        made = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(
+            f"The driver {driver!r} cannot be loaded ({error}). Expected your_package.module:Class."
+        ) from error
+    try:
+        return made(**options)
+    except TypeError as error:
+        raise ConfigError(f"The driver {driver!r} does not take {sorted(options)} ({error}).") from error

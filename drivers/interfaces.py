@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drivers.impedance import ImpedanceGains
+from drivers.safety_limits import SafetyLimits
 
-__all__ = ["Arm", "ArmState", "Camera", "Clock", "Frame", "Gripper", "ServoArm", "TrackedPose", "Tracker"]
+__all__ = ["Arm", "ArmState", "Camera", "Clock", "Frame", "Gripper", "ServoArm", "Stage", "TrackedPose", "Tracker"]
 
 Array = NDArray[np.float64]
 
@@ -41,18 +42,26 @@ class ArmState:
 
 @dataclass(frozen=True)
 class Frame:
-    """One picture: `image` uint8, shape (H, W, 3), RGB, taken at `time_s` on the cell's clock."""
+    """One picture: `image` uint8, shape (H, W, 3), RGB, taken at `time_s` on the cell's clock.
+
+    `depth` [m] along the view, float32, shape (H, W), 0 where it was not measured; None from a camera without.
+    """
 
     time_s: float
     image: NDArray[np.uint8]
+    depth: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
 class TrackedPose:
-    """Where an object was seen: `pose` in `base`, shape (7,), at `time_s` on the cell's clock."""
+    """Where an object was seen: `pose` in `base`, shape (7,), at `time_s` on the cell's clock.
+
+    `reprojection_px` is how far the measured features lie from where that pose puts them, rms; None where there are none.
+    """
 
     time_s: float
     pose: Array
+    reprojection_px: float | None = None
 
 
 class Clock(Protocol):
@@ -84,6 +93,10 @@ class Arm(Protocol):
 
     def set_impedance(self, gains: ImpedanceGains) -> None:
         """Change how stiffly the target is held."""
+        ...
+
+    def set_limits(self, limits: SafetyLimits) -> None:
+        """Keep the tcp within `limits` in every cycle of the arm's own loop, whatever the target."""
         ...
 
     def move_to_joints(self, q: Array, duration_s: float) -> None:
@@ -163,4 +176,16 @@ class Tracker(Protocol):
 
     def poses(self) -> dict[str, TrackedPose]:
         """The newest pose of every object seen so far, by name."""
+        ...
+
+
+class Stage(Protocol):
+    """Where a task's props stand, where a program can move them: a twin, or the stage beside an emulator."""
+
+    def body_pose(self, name: str) -> Array:
+        """Pose of a body in `base`, shape (7,)."""
+        ...
+
+    def place(self, name: str, pose: Array) -> None:
+        """Put a prop at a pose in `base`, shape (7,), at rest."""
         ...

@@ -17,6 +17,12 @@ __all__ = ["bench", "demo", "evaluate_run", "render", "train"]
 Task = Annotated[
     str, arg(metavar="TASK", help="pick_cube, reach, ... (robot-rl tasks lists them) or gymnasium:FetchReach-v4")
 ]
+Cell = Annotated[
+    str | None, arg(metavar="CELL.yaml", help="Where: a cell file (robot-rl cells new); the simulated cell by default")
+]
+Rehearse = Annotated[
+    bool, arg(help="With --cell: emulators on this machine stand in for its devices (robot-rl emulate)")
+]
 Run = Annotated[Path, arg(metavar="RUN", help="A run directory, runs/<task>/<timestamp>")]
 
 
@@ -35,6 +41,8 @@ def train(  # noqa: PLR0913 (the command line's options)
         ),
     ] = None,
     run: Annotated[Path | None, arg(help="Run directory to make; runs/<task>/<timestamp> by default")] = None,
+    cell: Cell = None,
+    rehearse: Rehearse = False,
     resume: Annotated[Path | None, arg(metavar="RUN", help="Continue this run from its last checkpoint")] = None,
     config: Annotated[
         Path | None, arg(metavar="FILE", help="YAML with any setting of config.yaml, laid over the preset")
@@ -54,7 +62,7 @@ def train(  # noqa: PLR0913 (the command line's options)
     from robot_rl.run_directory import RunDirectory
 
     if resume is not None:
-        if task or config or set or run is not None or seed is not None or demos is not None:
+        if task or config or set or rehearse or any(v is not None for v in (run, seed, demos, cell)):
             raise ConfigError("--resume continues a run as it was configured; only --steps may be given with it.")
         directory, settings = RunDirectory.open(resume)
         settings = settings if steps is None else replace(settings, steps=steps)
@@ -63,6 +71,7 @@ def train(  # noqa: PLR0913 (the command line's options)
     if config is not None:
         settings = load_config(config, settings)
     settings = overlay(settings, assignments(set), "--set")
+    settings = replace(settings, env={**settings.env, **_place(cell, rehearse)})
     chosen = {"task": task or settings.task, "seed": seed, "steps": steps, "demos": demos}
     settings = replace(settings, **{k: v for k, v in chosen.items() if v is not None})
     if not settings.task:
@@ -73,10 +82,22 @@ def train(  # noqa: PLR0913 (the command line's options)
     if preset == "fast" and resolved.demos == "none":
         print("No demonstrations to start from: using preset scratch, which explores from nothing.", file=sys.stderr)
         return train(
-            task, "scratch", seed=seed, steps=steps, demos="none", run=run, config=config, set=set, evaluate=evaluate
-        )
+            task, "scratch", seed=seed, steps=steps, demos="none", run=run, cell=cell, rehearse=rehearse, config=config,
+            set=set, evaluate=evaluate,
+        )  # fmt: skip
     directory = RunDirectory.create(resolved, run)
     return _train(resolved, directory, f"{resolved.task}, preset {preset}, seed {resolved.seed}", evaluate)
+
+
+def _place(cell: str | None, rehearse: bool) -> dict[str, Any]:
+    """`--cell` and `--rehearse` as options of the environment."""
+    if cell is None:
+        if rehearse:
+            raise ConfigError(
+                "--rehearse puts emulators in place of a cell file's devices; give it with --cell CELL.yaml."
+            )
+        return {}
+    return {"cell": cell, "rehearse": rehearse}
 
 
 def _train(settings: Any, directory: Any, title: str, evaluate: bool) -> int:
@@ -125,6 +146,8 @@ def evaluate_run(
     run: Positional[Run],
     episodes: Annotated[int, arg(help="Seeded episodes to run")] = 100,
     video: Annotated[bool, arg(help="Also film nine of them")] = True,
+    cell: Cell = None,
+    rehearse: Rehearse = False,
     json: Annotated[bool, arg(help="Print the result as JSON")] = False,
 ) -> int:
     """Evaluate a run's policy: success rate with its interval, time to success, a video."""
@@ -137,6 +160,8 @@ def evaluate_run(
 
     _at_least_one("episodes", episodes)
     directory, config = RunDirectory.open(run)
+    place = _place(cell, rehearse)
+    config = replace(config, env={**config.env, **place})
     env = make(config.task, config.env)
     try:
         policy = load_policy(directory, config, env)
@@ -145,9 +170,9 @@ def evaluate_run(
             result = evaluate(env, policy, episodes, lambda n, _: progress.update(step=n))
     finally:
         env.close()
-    report = write_report(directory, config, result)
+    report = write_report(directory, config, result, f"evaluation_{Path(cell).stem}" if cell else "evaluation")
     print(json_format.dumps(result.to_json()) if json else f"{config.task}: {result}\nReport: {report}")
-    if video:
+    if video and config.env.get("cell", "twin") == "twin":  # elsewhere it would take nine more episodes of the arm
         try:
             film_path, sheet = film(config, policy, directory.videos, "evaluation")
         except DeviceError as error:
@@ -184,6 +209,8 @@ def demo(
     out: Annotated[Path | None, arg(help="Episode store to make; demos/<task> by default")] = None,
     seed: Annotated[int, arg(help="Of the first episode and of the script's noise")] = 0,
     noise: Annotated[float, arg(help="Action noise of the script, a fraction of a full action")] = 0.06,
+    cell: Cell = None,
+    rehearse: Rehearse = False,
     set: Annotated[  # noqa: A002 (the flag's name)
         tuple[str, ...], arg(metavar="KEY=VALUE", help="Options of the environment, for example arm=ur5e")
     ] = (),
@@ -204,7 +231,7 @@ def demo(
         raise ConfigError(
             f"{path} exists; nothing in it was touched. Train with --demos {path}, or record to --out OTHER."
         )
-    options = assignments(tuple(pair.removeprefix("env.") for pair in set))
+    options = {**assignments(tuple(pair.removeprefix("env.") for pair in set)), **_place(cell, rehearse)}
     env = make(task, options)
     try:
         expert = scripted_expert(env, np.random.default_rng(seed), noise)

@@ -148,13 +148,13 @@ def film(config: TrainConfig, operator: Operator, folder: Path, name: str, episo
     return video, sheet
 
 
-def write_report(run: RunDirectory, config: TrainConfig, evaluation: Evaluation) -> Path:
-    """Write the numbers to evaluation.json in the run.
+def write_report(run: RunDirectory, config: TrainConfig, evaluation: Evaluation, name: str = "evaluation") -> Path:
+    """Write the numbers to <name>.json in the run.
 
     Raises:
         StoreError: The disk failed or is full.
     """
-    path = run.path / "evaluation.json"
+    path = run.path / f"{name}.json"
     facts = {"task": config.task, "seed": config.seed, **evaluation.to_json()}
     try:
         write_whole(path, (json.dumps(facts, indent=2) + "\n").encode(), sync=True)

@@ -34,6 +34,7 @@ def make_env(  # noqa: PLR0913 (an environment's options)
     task: str,
     *,
     cell: str = "twin",
+    rehearse: str | bool = False,
     arm: str = "fr3",
     observations: str = "state",
     reward: str = "sparse",
@@ -51,7 +52,9 @@ def make_env(  # noqa: PLR0913 (an environment's options)
 
     Args:
         task: `module:Class` of a `Task`.
-        cell: Where it runs: `twin`.
+        cell: Where it runs: `twin`, or the path of a cell file.
+        rehearse: True when emulators on this machine stand in for the cell file's devices (robot-rl emulate), or
+            their address.
         arm: The twin's arm: `fr3`, `ur5e` or the path of an MJCF file.
         observations: `state`, or `vision` for cameras in place of object poses.
         reward: `sparse` or `dense`.
@@ -80,7 +83,7 @@ def make_env(  # noqa: PLR0913 (an environment's options)
         if not isinstance(value, bool):
             raise ConfigError(f"{flag}={value!r}; it is true or false.")
 
-    from drivers.cell import open_cell
+    from drivers.cell import SceneRequest, open_cell
     from tasks.env import RobotEnv
     from tasks.spec import Task
     from tasks.wrappers import ActionHistory, ActionRepeat, GripperPenalty, TimeLimit
@@ -88,15 +91,11 @@ def make_env(  # noqa: PLR0913 (an environment's options)
     module, _, name = task.partition(":")
     definition: Task = getattr(importlib.import_module(module), name)()
     cameras = ("front", "wrist") if observations == "vision" or render_mode else ()
-    opened = open_cell(
-        cell,
-        arm=arm,
-        build=definition.build,
-        objects=definition.spec.objects,
-        cameras=cameras,
-        image_size=image_size,
+    request = SceneRequest(
+        arm=arm, build=definition.build, objects=definition.spec.objects, cameras=cameras, image_size=image_size,
         real_time=real_time,
-    )
+    )  # fmt: skip
+    opened = open_cell(cell, request, rehearse="127.0.0.1" if rehearse is True else rehearse or "")
     limit = definition.spec.max_steps if max_steps is None else max_steps
     robot = RobotEnv(
         definition,

@@ -1,8 +1,15 @@
-"""The task room's command: what can be learnt here."""
+"""The task room's commands: what can be learnt here, and emulated robots to rehearse it on."""
 
 import importlib
+import signal
+import time
+from typing import Annotated, Any, Literal
 
-__all__ = ["tasks"]
+from tyro.conf import Positional, arg
+
+from robot_rl.errors import ConfigError
+
+__all__ = ["emulate", "tasks"]
 
 
 def tasks() -> int:
@@ -17,11 +24,11 @@ def tasks() -> int:
         table.add_column(title, no_wrap=True)
     for title in ("asked to", "step", "limit", "tracks"):
         table.add_column(title)
-    for name, target in TASKS.items():
-        module, _, cls = target.partition(":")
-        spec = getattr(importlib.import_module(module), cls).spec
+    for name in TASKS:
+        cls = _task(name)
+        spec = cls.spec
         table.add_row(
-            name, f"robot_rl/{cls}-v0", spec.instruction, f"{spec.control_period_s * 1000:.0f} ms",
+            name, f"robot_rl/{cls.__name__}-v0", spec.instruction, f"{spec.control_period_s * 1000:.0f} ms",
             f"{spec.max_steps} steps", ", ".join(spec.objects),
         )  # fmt: skip
     console = Console()
@@ -30,8 +37,111 @@ def tasks() -> int:
         "Options of every task, as --set env.KEY=VALUE:\n"
         "  arm=fr3|ur5e|PATH.xml  observations=state|vision  reward=sparse|dense  frame=start|base  max_steps=N\n"
         "  gripper_penalty=0.02  action_repeat=1  action_history=0  randomise=true|false  image_size=128\n"
-        "  real_time=true|false\n"
+        "  real_time=true|false  cell=twin|PATH.yaml  rehearse=true|false|ADDRESS\n"
         "Any other Gymnasium environment: robot-rl train gymnasium:FetchReach-v4",
         highlight=False,
     )
     return 0
+
+
+def emulate(
+    arm: Annotated[
+        Positional[Literal["fr3", "ur5e"]],
+        arg(help="Whose controller: a Franka's (FCI), or a UR's (RTDE) with a Robotiq"),
+    ],
+    task: Annotated[str, arg(help="Whose scene stands around it")] = "reach",
+    host: Annotated[str, arg(help="Address to listen on; loopback only unless you say otherwise")] = "127.0.0.1",
+    lockstep: Annotated[
+        bool, arg(help="fr3: time passes only as the client commands, many times faster than real time")
+    ] = False,
+    speed: Annotated[float, arg(help="ur5e: simulated seconds per second")] = 1.0,
+    tags: Annotated[bool, arg(help="The task's objects wear AprilTags")] = False,
+    inject: Annotated[
+        str | None, arg(metavar="FAULT", help="Make a running emulator at --host fail: reflex, protective_stop, ...")
+    ] = None,
+) -> int:
+    """Stand in for a robot: its vendor's protocol on this machine, driving the MuJoCo twin of a task's cell.
+
+    Your cell file connects to it as it is: robot-rl train TASK --cell cells/mine.yaml --rehearse
+    """
+    if inject is not None:
+        from drivers.emulators.stage import Stage
+
+        with Stage(host) as stage:
+            stage.inject(inject)
+        print(f"Injected {inject}.")
+        return 0
+    spec = _task(task).spec
+    emulator, server = start_emulator(arm, task, host=host, lockstep=lockstep, speed=speed, tags=tags)
+    pace = "in lockstep with its client" if lockstep else f"{speed:g} x real time"
+    print(
+        f"An emulated {arm} listens on {host}, {pace}; around it stands {task} ({spec.instruction}).\n"
+        f"Use your cell file as it is:  robot-rl check-cell cells/mine.yaml --rehearse\n"
+        f"                             robot-rl train {task} --cell cells/mine.yaml --rehearse\n"
+        f"Make something go wrong:     robot-rl emulate {arm} --inject reflex\n"
+        "Ctrl-C ends it.",
+        flush=True,
+    )
+    ended = False
+
+    def end(*_: Any) -> None:
+        nonlocal ended
+        ended = True
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, end)
+    while not ended:
+        time.sleep(0.2)
+    server.stop()
+    emulator.stop()
+    print("Ended.")
+    return 0
+
+
+def start_emulator(
+    arm: str, task: str, *, host: str = "127.0.0.1", lockstep: bool = False, speed: float = 1.0, tags: bool = False
+) -> tuple[Any, Any]:
+    """An emulator and its stage, both serving. Stop both in the end.
+
+    Raises:
+        ConfigError: No such task, or an option that this arm's emulator has not.
+        DeviceConnectionError: The address is taken.
+    """
+    from drivers.emulators.plant import Plant
+    from drivers.emulators.stage import StageServer
+
+    definition = _task(task)()
+    build = definition.build
+    if tags:
+        from drivers.twin.tags import with_tags
+
+        build = with_tags(build, definition.spec.tags)
+    plant = Plant(arm, build)
+    plant.gripper.jump_to(definition.spec.start_opening)
+    plant.settle()
+    if arm == "fr3":
+        from drivers.emulators.fci import FciEmulator
+
+        if speed != 1.0:
+            raise ConfigError("--speed is for ur5e; an emulated fr3 runs faster than real time with --lockstep.")
+        emulator: Any = FciEmulator(plant, host, lockstep=lockstep)
+    else:
+        from drivers.emulators.rtde import RtdeEmulator
+
+        if lockstep:
+            raise ConfigError("--lockstep is for fr3; RTDE is a stream: run an emulated ur5e faster with --speed 4.")
+        emulator = RtdeEmulator(plant, host, speed=speed)
+    emulator.start()
+    facts = {"arm": arm, "task": task, "lockstep": lockstep, "speed": speed, "tags": tags}
+    server = StageServer(plant, emulator.inject, facts, host)
+    server.start()
+    return emulator, server
+
+
+def _task(name: str) -> Any:
+    from tasks import TASKS
+
+    if name not in TASKS:
+        raise ConfigError(f"Unknown task {name!r}. Known: {', '.join(TASKS)}.")
+    module, _, cls = TASKS[name].partition(":")
+    return getattr(importlib.import_module(module), cls)

@@ -7,10 +7,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drivers.cell import Cell
+from drivers.cell_file import tighten
+from drivers.emulators.stage import Stage as EmulatorStage
+from drivers.realtime import ArmProcess
 from drivers.safety import SafeArm
 from drivers.twin.devices import TwinGripper
 from drivers.twin.randomisation import Randomiser
-from robot_rl.errors import ConfigError, DeviceError, SafetyError, ShapeError, StaleStateError
+from robot_rl.errors import (
+    ConfigError,
+    DeviceError,
+    DeviceFaultError,
+    LinkError,
+    SafetyError,
+    ShapeError,
+    StaleStateError,
+)
 from robot_rl.geometry import (
     compose,
     invert,
@@ -90,13 +101,15 @@ class RobotEnv(gym.Env[Observation, NDArray[np.float32]]):
         self.render_mode = render_mode
         self._dense, self._vision, self._frame = reward == "dense", observations == "vision", frame
         spec = task.spec
-        self.arm = SafeArm(cell.arm, spec.limits)
+        self.limits = tighten(spec.limits, cell.limits)
+        # A driver process supervises on its own side; an arm in this one is put behind the supervisor here.
+        self.arm = cell.arm if isinstance(cell.arm, ArmProcess) else SafeArm(cell.arm, self.limits)
         self._randomiser = Randomiser(cell.twin, spec.randomisation, spec.gains) if randomise and cell.twin else None
         self._reference_inverse = np.zeros(7)
         self._closed = False
         self._deadline = 0.0
         self._last: Observation = {}
-        self._fault = ""
+        self._fault, self._faults, self._at_home = "", 0, False
         self.return_range = None if self._dense else (0.0, 1.0)
 
         self.state_layout = self._make_layout()
@@ -111,6 +124,7 @@ class RobotEnv(gym.Env[Observation, NDArray[np.float32]]):
         self.action_space = gym.spaces.Box(-1.0, 1.0, (7 if spec.has_gripper else 6,), np.float32)
         self.metadata = {**self.metadata, "render_fps": round(1.0 / spec.control_period_s)}
         self.arm.connect()
+        self.arm.set_limits(self.limits)
 
     @property
     def instruction(self) -> str:
@@ -144,13 +158,11 @@ class RobotEnv(gym.Env[Observation, NDArray[np.float32]]):
         super().reset(seed=seed, options=options)
         spec, cell, rng = self.task.spec, self.cell, self.np_random
         info: dict[str, Any] = {"success": False}
-        if self._fault:
-            self.arm.recover()
-            info["recovered_from"], self._fault = self._fault, ""
+        self._recover(info)
         if cell.twin is not None:
             cell.twin.reset()
         else:
-            self._raise_arm()
+            self._leave_contact()
         self.arm.set_impedance(spec.gains)
         if self._randomiser is not None:
             self._randomiser.sample(rng)
@@ -184,7 +196,9 @@ class RobotEnv(gym.Env[Observation, NDArray[np.float32]]):
             )
         values = np.clip(values, -1.0, 1.0)
         self._fault = ""
-        self._deadline += self.task.spec.control_period_s
+        # A step that came late (a slow learner in the same process) is not made up for by shorter ones.
+        now = self.cell.clock.now() if self.cell.twin is None else self._deadline
+        self._deadline = max(self._deadline, now) + self.task.spec.control_period_s
         try:
             try:
                 self.arm.command(self._target(values))
@@ -195,10 +209,14 @@ class RobotEnv(gym.Env[Observation, NDArray[np.float32]]):
             self.cell.clock.wait_until(self._deadline)
             world = self.world()
             self._last = self._observe(world)
-        except DeviceError as error:  # nothing newer can be trusted: the last observation stands
-            self._fault = str(error)
-            return self._last, 0.0, False, True, {"success": False, "fault": self._fault}
-        if self._fault:
+        except (
+            DeviceError,
+            SafetyError,
+            LinkError,
+        ) as error:  # nothing newer can be trusted: the last observation stands
+            self._fault = self._fault or str(error)
+            world = None
+        if self._fault or world is None:
             return self._last, 0.0, False, True, {"success": False, "fault": self._fault}
         success = self.task.success(world)
         failure = not success and self.task.failure(world)
@@ -228,16 +246,40 @@ class RobotEnv(gym.Env[Observation, NDArray[np.float32]]):
         self.cell.gripper.command(0.0 if self._closed else self.cell.gripper.max_opening)
 
     def _set_gripper(self, opening: float) -> None:
-        self._closed = opening < 0.5 * self.cell.gripper.max_opening
-        if isinstance(self.cell.gripper, TwinGripper):
-            self.cell.gripper.jump_to(opening)
-        else:
-            self.cell.gripper.command(opening)
+        gripper, stage = self.cell.gripper, self.cell.stage
+        self._closed = opening < 0.5 * gripper.max_opening
+        if isinstance(gripper, TwinGripper):
+            gripper.jump_to(opening)
+        elif self.task.spec.has_gripper:
+            gripper.command(opening)
+        elif isinstance(stage, EmulatorStage):
+            stage.open_gripper(opening)  # on metal the person who handed it the tool closed it
 
-    def _raise_arm(self) -> None:
+    def _recover(self, info: dict[str, Any]) -> None:
+        """Clear the last episode's fault, once; give up after too many in a row."""
+        fault = self._fault or self.arm.fault
+        if not fault:
+            self._faults = 0
+            self.arm.stop()
+            return
+        self._faults += 1
+        allowed = self.cell.faults_in_a_row
+        if self._faults > allowed:
+            raise DeviceFaultError(
+                f"{self._faults} episodes in a row ended in a fault (cell file: faults_in_a_row: {allowed}); the "
+                f"last: {fault} Nothing more is tried. Look at the cell, then go on."
+            )
+        self.arm.recover()
+        info["recovered_from"], self._fault = fault, ""
+
+    def _leave_contact(self) -> None:
+        """Up, out of whatever the tool is in; on the first day also to the posture at home."""
         pose = self.arm.state().tcp_pose.copy()
-        pose[2] += RAISE_BEFORE_RESET
+        pose[2] = max(pose[2], min(pose[2] + RAISE_BEFORE_RESET, self.limits.position_high[2]))
         self.arm.move_to_pose(pose, 1.0)
+        if not self._at_home and self.cell.home is not None:
+            self.arm.move_to_joints(np.array(self.cell.home), 3.0)
+        self._at_home = True
 
     def _relative(self, pose: Array) -> Array:
         moved = compose(self._reference_inverse, pose)

@@ -89,7 +89,7 @@ class Task(ABC):
 
     @abstractmethod
     def reset(self, cell: Cell, rng: np.random.Generator) -> None:
-        """Arrange the props for a new episode. On metal a person has; do nothing when `cell.twin` is None."""
+        """Arrange the props for a new episode. On metal a person has; do nothing when `cell.stage` is None."""
 
     @abstractmethod
     def success(self, world: World) -> bool:

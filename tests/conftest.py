@@ -1,6 +1,9 @@
 """What every test shares: bounded threads, Hypothesis without a stopwatch, and a report of what did not run."""
 
+import itertools
 import os
+import subprocess
+import sys
 from collections import Counter
 
 # Before torch or numpy start their thread pools: two workers with a pool each per core are slower than with one.
@@ -48,3 +51,47 @@ def pytest_terminal_summary(terminalreporter, config):
         names = [name for name in MARKERS if name in not_run]
         how = f" Run them with: pytest -m '{' or '.join(names)}'" if names else ""
         terminalreporter.write_line(f"Not run (deselected): {what}.{how}", yellow=True)
+
+
+class EmulatorProcess:
+    """`robot-rl emulate` in a process of its own, at an address of its own."""
+
+    def __init__(self, host, arguments):
+        self.host = host
+        command = [sys.executable, "-m", "robot_rl.cli", "emulate", *arguments, "--host", host]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        line = self.process.stdout.readline()
+        if "listens" not in line:
+            raise RuntimeError(f"{' '.join(command)} said {line!r} and ended with {self.process.wait()}")
+
+    def stage(self):
+        """What arranges its props and makes it fail."""
+        from drivers.emulators.stage import Stage
+
+        return Stage(self.host)
+
+    def stop(self):
+        self.process.terminate()
+        self.process.wait(20)
+        self.process.stdout.close()
+
+
+_addresses = itertools.count(1)
+
+
+@pytest.fixture(scope="module")
+def emulate():
+    """Starts emulators: `emulate("fr3", task="reach", lockstep=True)`; they end with the test file."""
+    started = []
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+
+    def start(arm, **options):
+        arguments = [arm]
+        for name, value in options.items():
+            arguments += [f"--{name}"] if value is True else [f"--{name}", str(value)]
+        started.append(EmulatorProcess(f"127.0.{worker + 1}.{next(_addresses)}", arguments))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.stop()

@@ -6,15 +6,19 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
+from drivers.cameras import CameraIntrinsics
 from drivers.impedance import ImpedanceGains
 from drivers.interfaces import ArmState, Frame, TrackedPose
+from drivers.safety_limits import SafetyLimits
 from drivers.twin.twin import Twin
 from robot_rl.errors import ConfigError, DeviceError
-from robot_rl.geometry import matrix_from_quat
+from robot_rl.geometry import matrix_from_quat, quat_from_matrix
 
 __all__ = ["TwinArm", "TwinCamera", "TwinClock", "TwinGripper", "TwinTracker"]
 
 Array = NDArray[np.float64]
+
+DEPTH_RANGE = 10.0  # of the depth cameras people put beside arms [m]
 
 
 class TwinClock:
@@ -55,6 +59,7 @@ class TwinArm:
 
     def __init__(self, twin: Twin) -> None:
         self._twin = twin
+        self.joint_limits = twin.limits
 
     def __enter__(self) -> "TwinArm":
         self.connect()
@@ -89,6 +94,10 @@ class TwinArm:
     def set_impedance(self, gains: ImpedanceGains) -> None:
         """Change stiffness, damping and clips."""
         self._twin.set_gains(gains)
+
+    def set_limits(self, limits: SafetyLimits) -> None:
+        """Keep the tcp within limits at every tick."""
+        self._twin.set_limits(limits)
 
     def move_to_joints(self, q: Array, duration_s: float) -> None:
         """Jump to joint angles [rad], shape (n,)."""
@@ -155,14 +164,15 @@ class TwinCamera:
         twin: What to look at.
         name: The camera in the model: `front`, or `wrist` on the hand.
         height, width: Of the picture [pixels].
+        depth: Also render depth; 0 beyond what a depth camera sees.
 
     Raises:
         ConfigError: The model has no such camera.
     """
 
-    def __init__(self, twin: Twin, name: str, height: int = 128, width: int = 128) -> None:
+    def __init__(self, twin: Twin, name: str, height: int = 128, width: int = 128, *, depth: bool = False) -> None:
         self.height, self.width = height, width
-        self._twin = twin
+        self._twin, self._depth = twin, depth
         known = [twin.model.camera(i).name for i in range(twin.model.ncam)]
         wanted = next((n for n in known if n.removeprefix("tool/") == name), None)
         if wanted is None:
@@ -170,12 +180,29 @@ class TwinCamera:
         self._camera = twin.model.camera(wanted).id
         self._renderer: mujoco.Renderer | None = None
 
+    @property
+    def intrinsics(self) -> CameraIntrinsics:
+        """Of the rendered pictures: an ideal lens."""
+        return CameraIntrinsics.from_fovy(float(self._twin.model.cam_fovy[self._camera]), self.width, self.height)
+
+    def pose_in_base(self) -> Array:
+        """Where the camera is in `base`, shape (7,), its frame being OpenCV's: x right, y down, z along the view."""
+        data = self._twin.data
+        matrix = data.cam_xmat[self._camera].reshape(3, 3) * np.array([1.0, -1.0, -1.0])  # OpenGL looks along -z, y up
+        return np.concatenate([data.cam_xpos[self._camera], quat_from_matrix(matrix)])
+
     def read(self) -> Frame:
         """Render now. Raises DeviceError when the machine has no OpenGL."""
         renderer = self._renderer or _open_renderer(self._twin.model, self.height, self.width)
         self._renderer = renderer
         renderer.update_scene(self._twin.data, camera=self._camera)
-        return Frame(float(self._twin.data.time), renderer.render())
+        image, depth = renderer.render(), None
+        if self._depth:
+            renderer.enable_depth_rendering()
+            depth = renderer.render()
+            renderer.disable_depth_rendering()
+            depth[depth > DEPTH_RANGE] = 0.0
+        return Frame(float(self._twin.data.time), image, depth)
 
     def close(self) -> None:
         """Free the OpenGL context."""

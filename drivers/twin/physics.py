@@ -15,8 +15,9 @@ from numba import njit, types
 from numpy.typing import NDArray
 
 from drivers.impedance import STATUS_BAD_STATE, impedance_torque
+from drivers.impedance_numerics import solve_damped
 
-__all__ = ["ArmViews", "advance", "bare_steps", "measure"]
+__all__ = ["ArmViews", "advance", "bare_steps", "contact_wrench", "measure"]
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.int32]
@@ -31,7 +32,7 @@ _mj_step2 = types.ExternalFunction("mj_step2", _signature)
 
 WRENCH_BLEND = 0.05  # low-pass of the contact torque per tick of 1 ms: a time constant of 20 ms
 LARGEST_STATE = 1e10  # mjMAXVAL: what MuJoCo itself calls unstable
-WRENCH_DAMPING = 1e-4  # lambda^2 of the damped inverse that turns joint torques into a wrench
+LEAST_CONTACT = 1e-3  # joint torque of contacts below which nothing is touched [N m]
 
 
 class ArmViews(NamedTuple):
@@ -97,6 +98,8 @@ def advance(  # noqa: PLR0913 (compiled; arrays one by one, as the law takes the
     arm: ArmViews,
     gains: Array,
     joints: Array,
+    limits: Array,
+    contact: Array,
     memory: Array,
     target_pose: Array,
     tcp_pose: Array,
@@ -115,7 +118,9 @@ def advance(  # noqa: PLR0913 (compiled; arrays one by one, as the law takes the
         ticks: How many.
         arm: Views into the same `mjData`.
         gains: This and all below but the last as in `impedance_torque`.
-        joints: Packed limits.
+        joints: Packed.
+        limits: Packed.
+        contact: Written before the law reads it: the wrench that the robot exerts on the world, low-passed over 20 ms.
         memory: The law's.
         target_pose: In `base`.
         tcp_pose: Written: of the last tick, as are `jacobian`, `q`, `qd`, `bias` and `torque`.
@@ -133,7 +138,10 @@ def advance(  # noqa: PLR0913 (compiled; arrays one by one, as the law takes the
     for _ in range(ticks):
         _mj_step1(model, data)
         measure(arm, tcp_pose, jacobian, q, qd, bias)
-        status = impedance_torque(gains, joints, memory, target_pose, tcp_pose, jacobian, q, qd, bias, torque)
+        contact_wrench(contact_torque, memory, jacobian, contact)
+        status = impedance_torque(
+            gains, joints, limits, contact, memory, target_pose, tcp_pose, jacobian, q, qd, bias, torque
+        )
         worst = max(worst, status)
         for j in range(q.shape[0]):
             arm.applied[arm.dofs[j]] = torque[j]
@@ -141,6 +149,29 @@ def advance(  # noqa: PLR0913 (compiled; arrays one by one, as the law takes the
         for j in range(q.shape[0]):
             contact_torque[j] += WRENCH_BLEND * (arm.constraint[arm.dofs[j]] - contact_torque[j])
     return worst if _bounded(arm.qpos) and _bounded(arm.qvel) else STATUS_BAD_STATE
+
+
+@njit(cache=True)
+def contact_wrench(contact_torque: Array, memory: Array, jacobian: Array, contact: Array) -> None:
+    """Wrench [N, N m] on the world at the tcp, in `base`, shape (6,), from joint torques, as a torque-sensing arm does.
+
+    Args:
+        contact_torque: What contacts exert on the joints [N m], shape (n,).
+        memory: The law's; its scratch is used.
+        jacobian: Of the tcp in `base`, shape (6, n).
+        contact: Written.
+    """
+    touched = False
+    n = contact_torque.shape[0]
+    for j in range(n):
+        touched |= abs(contact_torque[j]) > LEAST_CONTACT
+    for i in range(6):
+        contact[i] = 0.0
+        if touched:
+            for j in range(n):
+                contact[i] -= jacobian[i, j] * contact_torque[j]
+    if touched:
+        solve_damped(memory[7 + 2 * n :], jacobian, contact)
 
 
 @njit(cache=True)

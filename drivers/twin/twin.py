@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drivers.impedance import STATUS_BAD_STATE, ImpedanceGains, ImpedanceLaw, JointLimits
+from drivers.safety_limits import SafetyLimits
 from drivers.twin import physics
 from drivers.twin.arms import ArmModel
 from drivers.twin.scene import Scene, compose
@@ -141,10 +142,8 @@ class Twin:
 
         From joint torques, as a torque-sensing arm estimates it: the damped inverse of J^T.
         """
-        j = self.jacobian
-        square = j @ j.T
-        square[np.diag_indices(6)] += physics.WRENCH_DAMPING
-        wrench: Array = -np.linalg.solve(square, j @ self.contact_torque)  # pyright: ignore[reportAssignmentType]
+        wrench = np.empty(6)
+        physics.contact_wrench(self.contact_torque, self.law.memory, self.jacobian, wrench)
         return wrench
 
     def inverse_kinematics(self, pose: Array) -> Array:
@@ -186,6 +185,10 @@ class Twin:
         """Change stiffness, damping and clips."""
         self.law.set_gains(gains)
 
+    def set_limits(self, limits: SafetyLimits) -> None:
+        """Keep the tcp within limits at every tick."""
+        self.law.set_limits(limits)
+
     def relative_pose(self, reference: str, name: str) -> Array:
         """Pose of body `name` in the frame of body `reference`, shape (7,)."""
         return compose_poses(invert(self.body_pose(reference)), self.body_pose(name))
@@ -193,7 +196,8 @@ class Twin:
     def _run(self, ticks: int, target: Array) -> int:
         law = self.law
         return physics.advance(
-            self.model._address, self.data._address, ticks, self.views, law.gains, law.joints, law.memory, target,
+            self.model._address, self.data._address, ticks, self.views, law.gains, law.joints,
+            law.limits, law.contact, law.memory, target,
             self.tcp_pose, self.jacobian, self.q, self.qd, self.bias, law.output, self.contact_torque,
         )  # fmt: skip
 

@@ -6,12 +6,13 @@ import numpy as np
 from drivers.cell import Cell
 from drivers.impedance import ImpedanceGains
 from drivers.safety import SafetyLimits
+from drivers.tag_layout import Tag
 from drivers.twin.randomisation import Randomisation
 from drivers.twin.scene import Scene
 from robot_rl.geometry import compose, invert, quat_from_rotvec, quat_multiply, quat_rotate
 from tasks.spec import TOOL_DOWN_XYZW, Move, Task, TaskSpec, World
 
-__all__ = ["PegInsert"]
+__all__ = ["TAGS", "PegInsert"]
 
 PEG_HALF = 0.01  # half-width of the square peg [m]
 PEG_TIP = 0.05  # distance from tcp to the peg's tip [m]
@@ -20,6 +21,14 @@ WALL = 0.012  # half-thickness of the socket's walls [m]
 SOCKET_HEIGHT = 0.04  # [m]
 DEPTH = 0.025  # how deep the tip must be [m]
 SOCKET_CENTRE = np.array([0.5, 0.0])
+
+# On a board under the socket: the further apart, the less a camera's error turns or tilts it.
+TAGS = {
+    "socket": tuple(
+        Tag(i, 0.04, (x, y, 0.001, 0.0, 0.0, 0.0, 1.0))
+        for i, (x, y) in enumerate(((0.08, 0.08), (0.08, -0.08), (-0.08, 0.08), (-0.08, -0.08)))
+    )
+}
 
 
 class PegInsert(Task):
@@ -35,6 +44,7 @@ class PegInsert(Task):
             position_low=(0.42, -0.08, PEG_TIP + 0.002),
             position_high=(0.58, 0.08, SOCKET_HEIGHT + PEG_TIP + 0.1),
             rotation_limit=(0.05, 0.05, 0.8),
+            max_speed=(0.4, 1.5),
         ),
         gains=ImpedanceGains(translational_clip=(0.006, 0.006, 0.01), rotational_clip=(0.1, 0.1, 0.1)),
         action_scale=(0.02, 0.1),
@@ -67,10 +77,10 @@ class PegInsert(Task):
 
     def reset(self, cell: Cell, rng: np.random.Generator) -> None:
         """The socket within 5 cm of the middle, turned by up to 30 degrees."""
-        if cell.twin is not None:
+        if cell.stage is not None:
             position = np.append(SOCKET_CENTRE + 0.05 * rng.uniform(-1.0, 1.0, 2), 0.0)
             turn = quat_from_rotvec(np.array([0.0, 0.0, np.radians(30) * rng.uniform(-1.0, 1.0)]))
-            cell.twin.place("socket", np.concatenate([position, turn]))
+            cell.stage.place("socket", np.concatenate([position, turn]))
 
     def success(self, world: World) -> bool:
         """The tip is 25 mm deep in the hole."""

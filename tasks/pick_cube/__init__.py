@@ -6,17 +6,29 @@ import numpy as np
 from drivers.cell import Cell
 from drivers.impedance import ImpedanceGains
 from drivers.safety import SafetyLimits
+from drivers.tag_layout import Tag
 from drivers.twin.randomisation import Randomisation
 from drivers.twin.scene import Scene
 from robot_rl.geometry import quat_from_rotvec, quat_multiply, quat_rotate
 from tasks.spec import TOOL_DOWN_XYZW, Move, Task, TaskSpec, World
 
-__all__ = ["PickCube"]
+__all__ = ["TAGS", "PickCube"]
 
 HALF_SIZE = 0.02  # of the cube [m]
 AREA_CENTRE = np.array([0.5, 0.0])
 AREA_HALF = np.array([0.15, 0.20])
 LIFT = 0.10  # [m]
+
+# On every face but the one it stands on; with its white margin a tag fills the face.
+TAGS = {
+    "cube": (
+        Tag(5, 0.03, (0.0, 0.0, HALF_SIZE + 0.0005, 0.0, 0.0, 0.0, 1.0)),
+        Tag(6, 0.03, (HALF_SIZE + 0.0005, 0.0, 0.0, 0.5, 0.5, 0.5, 0.5)),
+        Tag(7, 0.03, (-HALF_SIZE - 0.0005, 0.0, 0.0, 0.5, -0.5, -0.5, 0.5)),
+        Tag(8, 0.03, (0.0, HALF_SIZE + 0.0005, 0.0, 0.0, 0.7071068, 0.7071068, 0.0)),
+        Tag(9, 0.03, (0.0, -HALF_SIZE - 0.0005, 0.0, 0.7071068, 0.0, 0.0, 0.7071068)),
+    )
+}
 
 
 class PickCube(Task):
@@ -29,7 +41,8 @@ class PickCube(Task):
         start_position=(0.5, 0.0, 0.25),
         start_noise=(0.03, 0.03, 0.03, 0.0),
         limits=SafetyLimits(
-            position_low=(0.3, -0.25, 0.018), position_high=(0.7, 0.25, 0.35), rotation_limit=(0.02, 0.02, 0.9)
+            position_low=(0.3, -0.25, 0.018), position_high=(0.7, 0.25, 0.35), rotation_limit=(0.02, 0.02, 0.9),
+            max_speed=(0.8, 3.0),
         ),
         gains=ImpedanceGains(
             stiffness=(1000, 1000, 1000),
@@ -63,10 +76,10 @@ class PickCube(Task):
 
     def reset(self, cell: Cell, rng: np.random.Generator) -> None:
         """The cube anywhere in the area, turned by up to 45 degrees."""
-        if cell.twin is not None:
+        if cell.stage is not None:
             position = np.append(AREA_CENTRE + AREA_HALF * rng.uniform(-1.0, 1.0, 2), HALF_SIZE)
             turn = quat_from_rotvec(np.array([0.0, 0.0, rng.uniform(-np.pi / 4, np.pi / 4)]))
-            cell.twin.place("cube", np.concatenate([position, turn]))
+            cell.stage.place("cube", np.concatenate([position, turn]))
 
     def success(self, world: World) -> bool:
         """The cube is 10 cm up and between the fingers."""

@@ -6,15 +6,19 @@ import numpy as np
 from drivers.cell import Cell
 from drivers.impedance import ImpedanceGains
 from drivers.safety import SafetyLimits
+from drivers.tag_layout import Tag
 from drivers.twin.scene import Scene
 from robot_rl.geometry import IDENTITY_XYZW
 from tasks.spec import TOOL_DOWN_XYZW, Move, Task, TaskSpec, World
 
-__all__ = ["Reach"]
+__all__ = ["TAGS", "Reach"]
 
 CENTRE = np.array([0.5, 0.0, 0.25])
 HALF_RANGE = np.array([0.12, 0.15, 0.12])
 TOLERANCE = 0.02  # [m]
+
+# In front of the marker, half way between upright and facing forward, where the front camera is.
+TAGS = {"marker": (Tag(4, 0.04, (0.012, 0.0, 0.012, 0.270598, 0.270598, 0.653281, 0.653281)),)}
 
 
 class Reach(Task):
@@ -26,7 +30,7 @@ class Reach(Task):
         objects=("marker",),
         start_position=(0.5, 0.0, 0.25),
         start_noise=(0.05, 0.05, 0.05, 0.0),
-        limits=SafetyLimits(position_low=(0.35, -0.2, 0.1), position_high=(0.65, 0.2, 0.4)),
+        limits=SafetyLimits(position_low=(0.35, -0.2, 0.1), position_high=(0.65, 0.2, 0.4), max_speed=(0.8, 2.0)),
         gains=ImpedanceGains(stiffness=(1000, 1000, 1000), damping=(60, 60, 60), translational_clip=(0.05, 0.05, 0.05)),
         action_scale=(0.05, 0.1),
         max_steps=50,
@@ -45,8 +49,8 @@ class Reach(Task):
 
     def reset(self, cell: Cell, rng: np.random.Generator) -> None:
         """The marker anywhere in its range."""
-        if cell.twin is not None:
-            cell.twin.place("marker", np.concatenate([CENTRE + HALF_RANGE * rng.uniform(-1.0, 1.0, 3), IDENTITY_XYZW]))
+        if cell.stage is not None:
+            cell.stage.place("marker", np.concatenate([CENTRE + HALF_RANGE * rng.uniform(-1.0, 1.0, 3), IDENTITY_XYZW]))
 
     def success(self, world: World) -> bool:
         """The tcp is within tolerance of the marker."""

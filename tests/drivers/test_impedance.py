@@ -185,7 +185,7 @@ def test_a_joint_without_limits_is_never_pushed():
 
 
 def status_of(law, target, tcp, jacobian, q, qd, bias):
-    return impedance_torque(law.gains, law.joints, law.memory, target, tcp, jacobian, q, qd, bias, law.output)
+    return impedance_torque(law.gains, law.joints, law.limits, law.contact, law.memory, target, tcp, jacobian, q, qd, bias, law.output)
 
 
 @pytest.mark.parametrize("component", range(7))
@@ -223,9 +223,9 @@ def test_after_a_bad_state_torque_rises_from_zero_again():
 
 
 @njit
-def many_ticks(ticks, gains, joints, memory, target, tcp, jacobian, q, qd, bias, torque):
+def many_ticks(ticks, gains, joints, limits, contact, memory, target, tcp, jacobian, q, qd, bias, torque):
     for _ in range(ticks):
-        impedance_torque(gains, joints, memory, target, tcp, jacobian, q, qd, bias, torque)
+        impedance_torque(gains, joints, limits, contact, memory, target, tcp, jacobian, q, qd, bias, torque)
 
 
 @pytest.fixture
@@ -240,7 +240,7 @@ def test_a_tick_allocates_nothing(numba_allocations):
     rng = np.random.default_rng(0)
     law = ImpedanceLaw(limits_of(7))
     state = (AT_ORIGIN, AT_ORIGIN, rng.normal(size=(6, 7)), *rng.normal(size=(3, 7)))
-    arrays = (law.gains, law.joints, law.memory, *state, law.output)
+    arrays = (law.gains, law.joints, law.limits, law.contact, law.memory, *state, law.output)
     many_ticks(1, *arrays)
     counts = []
     for ticks in (1, 1000):

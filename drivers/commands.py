@@ -1,0 +1,84 @@
+"""The driver room's commands: writing a cell file, and checking a cell."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from robot_rl.errors import ConfigError
+
+__all__ = ["cells", "check_cell"]
+
+
+def cells(
+    action: Annotated[Positional[Literal["new"]], arg(help="new writes a commented cell file")],
+    name: Annotated[Positional[str], arg(help="Of the cell; the file becomes cells/NAME.yaml")],
+    arm: Annotated[Literal["franka", "franky", "ur", "twin"], arg(help="Which arm's template")] = "franka",
+) -> int:
+    """Write a commented cell file to fill in: what stands on your table and how far it may move."""
+    from drivers.cell_templates import TEMPLATES
+
+    del action
+    path = Path(name) if name.endswith((".yaml", ".yml")) else Path("cells") / f"{name}.yaml"
+    if path.exists():
+        raise ConfigError(f"{path} exists; nothing in it was touched. Choose another name.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(TEMPLATES[arm].format(path=path, driver=arm))
+    print(f"{path}\nFill it in, then: robot-rl check-cell {path}")
+    return 0
+
+
+def check_cell(
+    cell: Annotated[Positional[Path], arg(metavar="CELL.yaml", help="A cell file; robot-rl cells new writes one")],
+    rehearse: Annotated[
+        bool, arg(help="Emulators on this machine stand in for the devices (robot-rl emulate)")
+    ] = False,
+    host: Annotated[str, arg(help="Where those emulators listen")] = "127.0.0.1",
+    wiggle: Annotated[bool, arg(help="Move the tool 2 cm up and back; keep the emergency stop at hand")] = False,
+    pictures: Annotated[Path, arg(help="Where the cameras' pictures go")] = Path("check-cell.png"),
+) -> int:
+    """Connect to every device of a cell, measure it, and say whether you can begin. Nothing moves without --wiggle."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from drivers.cell import SceneRequest, open_cell
+    from drivers.cell_file import load_cell_file
+    from drivers.check import check_cell as check
+
+    file = load_cell_file(cell)
+    console = Console(stderr=True)
+    opened = open_cell(str(cell), SceneRequest(cameras=tuple(file.cameras)), rehearse=host if rehearse else "")
+    try:
+        report = check(opened, wiggle=wiggle, tell=console.print)
+    finally:
+        opened.close()
+    table = Table(show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    last = ""
+    for device, finding, well in report.lines:
+        table.add_row(device if device != last else "", "[green]ok[/]" if well else "[red]LOOK[/]", finding)
+        last = device
+    limits = file.limits
+    table.add_row(
+        "limits",
+        "",
+        f"box {limits.position_low} to {limits.position_high} m, speed {limits.max_speed}, wrench {limits.max_wrench}; tasks may be stricter",
+    )
+    Console().print(table)
+    if report.pictures:
+        report.save_pictures(pictures)
+        print(f"Pictures: {pictures}")
+    if report.problems:
+        print(
+            f"Not ready: {len(report.problems)} thing(s) to look at first.",
+            *report.problems,
+            sep="\n  - ",
+            file=sys.stderr,
+        )
+        return 1
+    advice = "" if wiggle else f" Next, with a hand at the emergency stop: robot-rl check-cell {cell} --wiggle"
+    print(f"Ready: every device answered and is well.{advice}")
+    return 0

@@ -1,0 +1,434 @@
+"""Franka arms (FR3, Panda with system image 5 and later) through libfranka: our impedance law writes joint torques at 1 kHz.
+
+One torque-control session lasts from `connect` to `close`; impedance, joint motions and resting are three ways of computing
+the torque inside it, so nothing ever switches the robot's own controller while it moves. libfranka adds gravity; the law
+adds Coriolis (`bias`). Runs in the driver process (`drivers.realtime`): pylibfranka keeps the interpreter's lock while it
+waits for the robot.
+
+Numbers: joint limits and joint-impedance gains as published for the FR3 (franka_description, libfranka's joint impedance
+example); collision thresholds as in SERL's controller.
+"""
+
+import socket
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from drivers.impedance import ImpedanceGains, ImpedanceLaw, JointLimits
+from drivers.impedance_guard import NO_LIMITS
+from drivers.interfaces import ArmState
+from drivers.motions import JointMotion, PoseMotion
+from drivers.safety import SafetyLimits
+from robot_rl.errors import ConfigError, DeviceConnectionError, DeviceFaultError
+from robot_rl.geometry import (
+    compose,
+    invert,
+    matrix_from_quat,
+    quat_conjugate,
+    quat_from_matrix,
+    quat_multiply,
+    rotvec_from_quat,
+)
+
+__all__ = ["FR3_HOME", "FR3_LIMITS", "FrankaArm", "advice_for", "column_major", "connect_errors", "probe", "reflex_of"]
+
+Array = NDArray[np.float64]
+
+PORT = 1337
+CONNECT_TIMEOUT_S = 2.5
+FR3_HOME = (0.0, -0.041759, 0.0, -2.334272, 0.0, 2.292514, 0.785398)
+FR3_LIMITS = JointLimits(
+    lower=np.array([-2.7437, -1.7837, -2.9007, -3.0421, -2.8065, 0.5445, -3.0159]),
+    upper=np.array([2.7437, 1.7837, 2.9007, -0.1518, 2.8065, 4.5169, 3.0159]),
+    torque=np.array([87.0, 87, 87, 87, 12, 12, 12]),
+    posture=np.array(FR3_HOME),
+)
+JOINT_STIFFNESS = np.array([600.0, 600, 600, 600, 250, 150, 50])  # [N m/rad]
+JOINT_DAMPING = np.array([50.0, 50, 50, 50, 30, 25, 15])  # [N m s/rad]
+TORQUE_STEP = 0.9  # [N m per ms]; the robot's own limit is 1
+MOTION_JOINT_SPEED = np.array([1.0, 1, 1, 1, 1.5, 1.5, 1.5])  # [rad/s], well below the robot's own
+MOTION_SPEED = (0.25, 1.0)  # [m/s], [rad/s]
+MOTION_GAINS = ImpedanceGains(translational_clip=(0.02, 0.02, 0.02), rotational_clip=(0.1, 0.1, 0.1))
+ARRIVED = (0.01, 0.05)  # [m], [rad]
+ARRIVED_JOINTS = 0.02  # [rad]
+SETTLE_S = 2.0  # a motion may end this much later than planned
+
+
+class FrankaArm:
+    """A Franka arm as a `ServoArm`.
+
+    Args:
+        host: Its address.
+        tcp_flange: Pose of the tcp in the flange, shape (7,); by default where the Franka hand's is.
+        load_kg: Mass of what the gripper always holds; 0 when Desk's settings stand.
+        load_centre: Its centre of mass in the flange [m], shape (3,).
+        home: Joint posture the null space pulls to [rad], shape (7,).
+        collision: Force [N] and torque [N m] at the tcp, and joint torque [N m], at which the robot's own reflex stops it.
+        realtime: `auto` asks libfranka to insist on a real-time kernel where there is one; `enforce`; `ignore`.
+    """
+
+    period_s = 0.001
+    joint_limits = FR3_LIMITS
+
+    def __init__(
+        self,
+        host: str,
+        *,
+        tcp_flange: tuple[float, ...] = (0.0, 0.0, 0.1034, 0.0, 0.0, -0.3826834323650898, 0.9238795325112867),
+        load_kg: float = 0.0,
+        load_centre: tuple[float, float, float] = (0.0, 0.0, 0.0),
+        home: tuple[float, ...] = FR3_HOME,
+        collision: tuple[float, float, float] = (60.0, 20.0, 60.0),
+        realtime: str = "auto",
+    ) -> None:
+        if realtime not in ("auto", "enforce", "ignore"):
+            raise ConfigError(f"realtime={realtime!r} is not known; use auto, enforce or ignore.")
+        self.host, self.law_s = host, 0.0
+        self._tcp_flange, self._load = np.array(tcp_flange), (load_kg, list(load_centre))
+        self._collision, self._realtime = collision, realtime
+        self._law = ImpedanceLaw(replace(FR3_LIMITS, posture=np.array(home)))
+        self._gains, self._limits = ImpedanceGains(), NO_LIMITS
+        self._robot: Any = None
+        self._control: Any = None
+        self._state: Any = None
+        self._q, self._qd, self._bias = np.zeros(7), np.zeros(7), np.zeros(7)
+        self._tcp, self._jacobian, self._torque = np.zeros(7), np.zeros((6, 7)), np.zeros(7)
+        self._target = np.zeros(7)
+        self._motion: JointMotion | PoseMotion | None = None
+        self._motion_start = 0.0
+
+    def connect(self) -> None:
+        """Reach the robot and begin torque control, holding the measured pose. Raises DeviceConnectionError."""
+        franka = _library()
+        probe(self.host, PORT)
+        enforce = {"enforce": True, "ignore": False, "auto": _realtime_kernel()}[self._realtime]
+        config = franka.RealtimeConfig.kEnforce if enforce else franka.RealtimeConfig.kIgnore
+        with connect_errors(self.host, franka):
+            self._robot = franka.Robot(self.host, config)
+            self._prepare(franka)
+            self._begin()
+
+    @property
+    def moving(self) -> bool:
+        """Whether a motion is under way."""
+        return self._motion is not None
+
+    def tick(self) -> None:
+        """One cycle of the robot: read, compute, answer. Without control (after a fault) it only reads."""
+        franka = _library()
+        try:
+            if self._control is None:
+                self._read(self._robot.read_once())
+                return
+            state, _ = self._control.readOnce()
+            start = time.perf_counter()
+            self._read(state)
+            self._compute()
+            self._control.writeOnce(franka.Torques(self._torque.tolist()))
+            self.law_s = time.perf_counter() - start
+        except franka.ControlException as error:
+            self._lose_control()
+            raise DeviceFaultError(
+                f"{self.host}: {reflex_of(error)}. The robot stopped itself and holds. Free it from what it touches, then reset "
+                "the environment: recovery is tried once.",
+                errors=reflex_of(error),
+            ) from error
+        except (franka.NetworkException, franka.FrankaException, franka.InvalidOperationException) as error:
+            self._lose_control()
+            raise DeviceConnectionError(
+                f"The connection to {self.host} broke: {error}. The robot stops itself without commands. Check the cable and "
+                "that nobody else controls it in Desk, then reset the environment."
+            ) from error
+
+    def state(self) -> ArmState:
+        """The reading of the last tick; `time_s` is the robot's own clock."""
+        to_tcp = matrix_from_quat(self._tcp[3:]).T
+        twist = self._jacobian @ self._qd
+        return ArmState(
+            time_s=self._state.time.to_sec(),
+            q=self._q.copy(),
+            qd=self._qd.copy(),
+            torque=self._torque.copy(),
+            tcp_pose=self._tcp.copy(),
+            twist_tcp=np.concatenate([to_tcp @ twist[:3], to_tcp @ twist[3:]]),
+            wrench_tcp=np.array(self._state.K_F_ext_hat_K),  # libfranka: positive = robot on environment
+        )
+
+    def command(self, target_pose: Array) -> None:
+        """Follow a target pose in `base`, shape (7,)."""
+        self._end_motion()
+        self._target[:] = target_pose
+
+    def set_impedance(self, gains: ImpedanceGains) -> None:
+        """Change stiffness, damping and clips."""
+        self._gains = gains
+        if not isinstance(self._motion, PoseMotion):
+            self._law.set_gains(gains)
+
+    def set_limits(self, limits: SafetyLimits) -> None:
+        """What the law enforces in every tick."""
+        self._limits = limits.pack()
+        if self._motion is None:
+            self._law.limits[:] = self._limits
+
+    def move_to_joints(self, q: Array, duration_s: float) -> None:
+        """Begin a joint motion; joint impedance, speed limited."""
+        self._start_motion(JointMotion.plan(self._q, np.asarray(q, dtype=np.float64), duration_s, MOTION_JOINT_SPEED))
+
+    def move_to_pose(self, pose: Array, duration_s: float) -> None:
+        """Begin a straight motion of the tcp; Cartesian impedance, speed limited."""
+        self._start_motion(PoseMotion.plan(self._tcp, np.asarray(pose, dtype=np.float64), duration_s, MOTION_SPEED))
+        self._law.set_gains(MOTION_GAINS)
+
+    def recover(self) -> None:
+        """Clear the robot's fault once and hold the measured pose. Raises DeviceFaultError when it persists."""
+        franka = _library()
+        if self._robot is None:
+            self.connect()
+            return
+        try:
+            self._lose_control()
+            if self._robot.read_once().robot_mode != franka.RobotMode.Idle:
+                self._robot.automatic_error_recovery()
+            self._begin()
+        except franka.NetworkException:
+            self._robot = None
+            self.connect()
+        except (franka.CommandException, franka.ControlException, franka.FrankaException) as error:
+            raise DeviceFaultError(
+                f"{self.host} does not recover: {reflex_of(error)}. {advice_for(self._mode(franka))}",
+                errors=reflex_of(error),
+            ) from error
+
+    def stop(self) -> None:
+        """Hold the measured pose."""
+        self._end_motion()
+        self._target[:] = self._tcp
+
+    def close(self) -> None:
+        """End torque control; the robot then holds by itself."""
+        if self._robot is None:
+            return
+        franka = _library()
+        try:
+            if self._control is not None:
+                self._control.readOnce()
+                finished = franka.Torques(self._torque.tolist())
+                finished.motion_finished = True
+                self._control.writeOnce(finished)
+        except RuntimeError:
+            pass  # it had stopped already
+        self._control, self._robot = None, None
+
+    def facts(self) -> dict[str, Any]:
+        """What `check-cell` shows: mode, success rate of commands, tool and load."""
+        state = self._state
+        return {
+            "mode": state.robot_mode.name,
+            "commands arriving": f"{100 * state.control_command_success_rate:.1f} %",
+            "mass of tool and load": f"{state.m_total:.2f} kg",
+        }
+
+    # The session
+
+    def _prepare(self, franka: Any) -> None:
+        """Collision thresholds, tool and load; then make sure that the robot is ready to move."""
+        force, torque, joints = self._collision
+        wrench = [force] * 3 + [torque] * 3
+        state = self._robot.read_once()
+        if state.robot_mode in (franka.RobotMode.UserStopped, franka.RobotMode.Guiding, franka.RobotMode.Other):
+            raise DeviceConnectionError(f"{self.host} is not ready: {advice_for(state.robot_mode.name)}")
+        if state.robot_mode == franka.RobotMode.Reflex:
+            self._robot.automatic_error_recovery()
+        self._robot.set_collision_behavior([joints] * 7, [joints] * 7, wrench, wrench)
+        flange_nominal = _pose(state.F_T_NE)
+        self._robot.set_EE(column_major(compose(invert(flange_nominal), self._tcp_flange)))
+        self._robot.set_K(column_major(np.array([0.0, 0, 0, 0, 0, 0, 1])))
+        if self._load[0] > 0.0:
+            self._robot.set_load(self._load[0], self._load[1], [0.0] * 9)
+        self._model = self._robot.load_model()
+
+    def _begin(self) -> None:
+        """Torque control from rest: the target is the measured pose."""
+        self._read(self._robot.read_once())
+        self._motion = None
+        self._target[:] = self._tcp
+        self._law.reset(self._tcp)
+        self._law.set_gains(self._gains)
+        self._law.limits[:] = self._limits
+        self._torque[:] = 0.0
+        self._control = self._robot.start_torque_control()
+        self.tick()  # at once: the robot counts every millisecond without an answer
+
+    def _lose_control(self) -> None:
+        self._control, self._motion = None, None
+
+    def _read(self, state: Any) -> None:
+        self._state = state
+        self._q[:], self._qd[:] = state.q, state.dq
+        _pose_into(np.array(state.O_T_EE), self._tcp)
+        self._jacobian[:] = np.array(self._model.zero_jacobian(state)).reshape(7, 6).T
+        self._bias[:] = self._model.coriolis(state)
+        self._law.contact[:] = state.O_F_ext_hat_K  # libfranka: positive = robot on environment
+
+    def _compute(self) -> None:
+        motion = self._motion
+        if isinstance(motion, JointMotion):
+            wanted = self._follow_joints(motion)
+        else:
+            if motion is not None:
+                self._follow_pose(motion)
+            wanted = self._law.torque(self._target, self._tcp, self._jacobian, self._q, self._qd, self._bias)
+        # The robot checks the whole torque's rate, Coriolis included; the law limits only its own part.
+        np.clip(wanted, self._torque - TORQUE_STEP, self._torque + TORQUE_STEP, out=self._torque)
+
+    # Motions
+
+    def _start_motion(self, motion: JointMotion | PoseMotion) -> None:
+        self._end_motion()
+        self._law.limits[:] = NO_LIMITS  # a reset may begin and end outside a task's box; its own speed is limited
+        self._motion, self._motion_start = motion, self._state.time.to_sec()
+
+    def _end_motion(self) -> None:
+        if self._motion is None:
+            return
+        if isinstance(self._motion, JointMotion):  # the law goes on from the torque that is there
+            self._law.reset(self._tcp)
+            self._law.memory[7:14] = self._torque - self._bias
+        self._motion = None
+        self._target[:] = self._tcp
+        self._law.set_gains(self._gains)
+        self._law.limits[:] = self._limits
+
+    def _follow_joints(self, motion: JointMotion) -> Array:
+        elapsed = self._state.time.to_sec() - self._motion_start
+        q, qd = motion.at(elapsed)
+        wanted = JOINT_STIFFNESS * (q - self._q) + JOINT_DAMPING * (qd - self._qd) + self._bias
+        off = float(np.abs(motion.goal - self._q).max())
+        if elapsed >= motion.duration_s:
+            self._arrive(elapsed - motion.duration_s, off < ARRIVED_JOINTS, f"joints {off:.3f} rad off")
+        return wanted
+
+    def _follow_pose(self, motion: PoseMotion) -> None:
+        elapsed = self._state.time.to_sec() - self._motion_start
+        self._target[:] = motion.at(elapsed)
+        if elapsed >= motion.duration_s:
+            off = float(np.linalg.norm(motion.goal[:3] - self._tcp[:3]))
+            turn = quat_multiply(motion.goal[3:], quat_conjugate(self._tcp[3:]))
+            turned = float(np.linalg.norm(rotvec_from_quat(turn)))
+            there = off < ARRIVED[0] and turned < ARRIVED[1]
+            self._arrive(elapsed - motion.duration_s, there, f"tcp {1000 * off:.0f} mm, {turned:.2f} rad off")
+
+    def _arrive(self, late_s: float, there: bool, off: str) -> None:
+        if there and np.abs(self._qd).max() < 0.05:
+            goal = self._motion.goal if isinstance(self._motion, PoseMotion) else None
+            self._end_motion()
+            if goal is not None:
+                self._target[:] = goal
+        elif late_s > SETTLE_S:
+            self._end_motion()
+            raise DeviceFaultError(
+                f"A motion of {self.host} did not arrive: {off} after {SETTLE_S:g} s more than planned. The arm holds its "
+                "measured pose. Look for what is in its way."
+            )
+
+    def _mode(self, franka: Any) -> str:
+        try:
+            return str(self._robot.read_once().robot_mode.name)
+        except franka.NetworkException:
+            return "unreachable"
+
+
+class connect_errors:  # noqa: N801 (a context manager, used as a statement)
+    """Turns what libfranka raises while connecting into DeviceConnectionError, saying what to check."""
+
+    def __init__(self, host: str, franka: Any) -> None:
+        self._host, self._franka = host, franka
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if error is None or not isinstance(error, RuntimeError):
+            return
+        text = str(error)
+        if "ersion" in text:
+            advice = (
+                "The robot's system image and pylibfranka do not belong together: see Franka's compatibility table."
+            )
+        elif isinstance(error, self._franka.RealtimeException):
+            advice = "Give the user rtprio 99, or set arm.realtime: ignore in the cell file."
+        else:
+            advice = "Is FCI activated in Desk, are the brakes open, and is no other program connected?"
+        raise DeviceConnectionError(f"{self._host} refused the connection: {text}. {advice}") from error
+
+
+def probe(host: str, port: int) -> None:
+    """Make sure that something answers at an address, in less than 3 s. Raises DeviceConnectionError."""
+    try:
+        socket.create_connection((host, port), CONNECT_TIMEOUT_S).close()
+    except OSError as error:
+        raise DeviceConnectionError(
+            f"Nothing answers at {host}:{port} ({error}). Check arm.host in the cell file, the cable (ping {host}), and that "
+            "the robot is switched on with FCI activated in Desk.",
+            host=host,
+        ) from error
+
+
+def advice_for(mode: str) -> str:
+    return {
+        "UserStopped": "the enabling switch or emergency stop is pressed. Release it, then try again.",
+        "Guiding": "it is being guided by hand. Let go, then try again.",
+        "Reflex": "it is still in a reflex. Free it from what it touches, then try again.",
+        "Other": "open the brakes and activate FCI in Desk, then try again.",
+    }.get(mode, f"its mode is {mode}. Look at Desk.")
+
+
+def reflex_of(error: Exception) -> str:
+    """The names of the robot's errors, as libfranka lists them in its message."""
+    text = str(error)
+    return text[text.index("[") :].strip() if "[" in text else text.removeprefix("libfranka: ").strip()
+
+
+def _pose(matrix: Any) -> Array:
+    pose = np.empty(7)
+    _pose_into(np.array(matrix), pose)
+    return pose
+
+
+@njit(cache=True)
+def _pose_into(matrix: Array, pose: Array) -> None:
+    """Pose of a homogeneous matrix as libfranka gives it: 16 numbers, column by column."""
+    rotation = np.empty((3, 3))
+    for i in range(3):
+        pose[i] = matrix[12 + i]
+        for j in range(3):
+            rotation[i, j] = matrix[4 * j + i]
+    pose[3:] = quat_from_matrix(rotation)
+
+
+def column_major(pose: Array) -> list[float]:
+    matrix = np.eye(4)
+    matrix[:3, :3], matrix[:3, 3] = matrix_from_quat(pose[3:]), pose[:3]
+    return matrix.T.ravel().tolist()
+
+
+def _realtime_kernel() -> bool:
+    file = Path("/sys/kernel/realtime")
+    return file.is_file() and file.read_text().strip() == "1"
+
+
+def _library() -> Any:
+    try:
+        import pylibfranka
+    except ImportError as error:
+        raise ConfigError(
+            f"The Franka driver needs pylibfranka ({error}): pip install 'robot-rl[franka]'. On a machine without a "
+            "real-time kernel, driver: franky runs the 1 kHz loop in C++ instead."
+        ) from error
+    return pylibfranka
