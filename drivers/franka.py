@@ -138,7 +138,7 @@ class FrankaArm:
                 "the environment: recovery is tried once.",
                 errors=reflex_of(error),
             ) from error
-        except (franka.NetworkException, franka.FrankaException, franka.InvalidOperationException) as error:
+        except RuntimeError as error:  # NetworkException, and plain ones where pylibfranka names none
             self._lose_control()
             raise DeviceConnectionError(
                 f"The connection to {self.host} broke: {error}. The robot stops itself without commands. Check the cable and "
@@ -199,7 +199,7 @@ class FrankaArm:
         except franka.NetworkException:
             self._robot = None
             self.connect()
-        except (franka.CommandException, franka.ControlException, franka.FrankaException) as error:
+        except RuntimeError as error:
             raise DeviceFaultError(
                 f"{self.host} does not recover: {reflex_of(error)}. {advice_for(self._mode(franka))}",
                 errors=reflex_of(error),
@@ -284,8 +284,9 @@ class FrankaArm:
             if motion is not None:
                 self._follow_pose(motion)
             wanted = self._law.torque(self._target, self._tcp, self._jacobian, self._q, self._qd, self._bias)
-        # The robot checks the whole torque's rate, Coriolis included; the law limits only its own part.
-        np.clip(wanted, self._torque - TORQUE_STEP, self._torque + TORQUE_STEP, out=self._torque)
+        # The robot checks the rate of the whole torque, Coriolis included, from the last one that reached it.
+        reached = np.array(self._state.tau_J_d)
+        np.clip(wanted, reached - TORQUE_STEP, reached + TORQUE_STEP, out=self._torque)
 
     # Motions
 

@@ -9,6 +9,7 @@ stores that it needs is x86's own and is kept on ARM by the interpreter's locks 
 import contextlib
 import mmap
 import tempfile
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -24,14 +25,16 @@ __all__ = ["MAX_JOINTS", "Mailbox", "Mode", "percentile_us"]
 MAX_JOINTS = 8
 TEXT = 1000  # bytes of a message
 BINS = 20_000  # of 1 us; the last holds everything longer
-TRIES = 10_000
+TRIES = 3
+PATIENCE_S = 1.0  # for a writer that the system has put aside
 SHARED_MEMORY = Path("/dev/shm")
 
 _TARGET = [("sequence", "u8"), ("count", "u8"), ("pose", "f8", 7), ("sent_s", "f8")]
 _STATE = [
     ("sequence", "u8"), ("time_s", "f8"), ("published_s", "f8"), ("joints", "i8"), ("q", "f8", MAX_JOINTS),
     ("qd", "f8", MAX_JOINTS), ("torque", "f8", MAX_JOINTS), ("tcp_pose", "f8", 7), ("twist_tcp", "f8", 6),
-    ("wrench_tcp", "f8", 6), ("mode", "i8"), ("refused", "u8"), ("message", f"S{TEXT}"),
+    ("wrench_tcp", "f8", 6), ("mode", "i8"), ("refused", "u8"), ("kind", "S40"),
+    ("message", f"S{TEXT}"),
 ]  # fmt: skip
 _LOOP = [
     ("sequence", "u8"), ("ticks", "u8"), ("missed", "u8"), ("started_s", "f8"), ("period_us", "u8", BINS),
@@ -78,13 +81,17 @@ class Mailbox:
             self.target["count"], self.target["pose"], self.target["sent_s"] = count, pose, now_s
         return count
 
-    def read_target(self) -> tuple[int, NDArray[np.float64]]:
-        """The newest target's number (0 when there was none) and pose."""
-        newest = _read(self.target, "the process that commands the arm")
-        return int(newest["count"]), newest["pose"].copy()
+    def read_target(self) -> tuple[int, NDArray[np.float64]] | None:
+        """The newest target's number (0 when there was none) and pose; None while it is being written.
 
-    def publish(self, state: ArmState, mode: int, *, now_s: float, refused: int = 0, message: str = "") -> None:
-        """Show a reading, what is being done, and why, to the other side."""
+        A control loop cannot wait: it looks again in its next cycle. Where the writer died in the midst, no new target
+        ever comes, which is the watchdog's business.
+        """
+        newest = _try(self.target)
+        return None if newest is None else (int(newest["count"]), newest["pose"].copy())
+
+    def publish(self, state: ArmState, *, now_s: float) -> None:
+        """Show a reading, taken at monotonic time `now_s`, to the other side."""
         record, n = self.status, len(state.q)
         with _Writing(record):
             record["time_s"], record["published_s"], record["joints"] = state.time_s, now_s, n
@@ -92,13 +99,24 @@ class Mailbox:
             record["tcp_pose"], record["twist_tcp"], record["wrench_tcp"] = (
                 state.tcp_pose, state.twist_tcp, state.wrench_tcp,
             )  # fmt: skip
-            record["mode"], record["refused"] = mode, refused
-            if message or record["message"]:
-                record["message"] = message.encode()[:TEXT]
+
+    def say(self, mode: int, kind: str = "", message: str = "", refused: int = 0) -> None:
+        """Show what is being done with the arm and, where something is wrong, which error and why."""
+        with _Writing(self.status):
+            self.status["mode"], self.status["refused"] = mode, refused
+            self.status["kind"], self.status["message"] = kind.encode(), message.encode()[:TEXT]
 
     def read_state(self) -> tuple[ArmState, Any]:
-        """The newest reading, and the whole record beside it (`mode`, `refused`, `message`, `published_s`)."""
-        record = _read(self.status, "the driver process")
+        """The newest reading, and the whole record beside it (`mode`, `kind`, `message`, `refused`, `published_s`).
+
+        Raises:
+            LinkError: The driver process died while writing it.
+        """
+        deadline = time.monotonic() + PATIENCE_S
+        while (record := _try(self.status)) is None:
+            if time.monotonic() > deadline:
+                raise LinkError("The shared memory of the arm stays half written: the driver process died in the midst.")
+            time.sleep(1e-4)
         n = int(record["joints"])
         state = ArmState(
             time_s=float(record["time_s"]), q=record["q"][:n], qd=record["qd"][:n], torque=record["torque"][:n],
@@ -126,14 +144,14 @@ class _Writing:
         self._record["sequence"] += 1
 
 
-def _read(record: Any, writer: str) -> Any:
-    """A copy of a record that was whole at one moment. Raises LinkError when its writer died while writing."""
+def _try(record: Any) -> Any:
+    """A copy of a record that was whole at one moment; None when it is being written."""
     for _ in range(TRIES):
         before = int(record["sequence"])
         copy = record.copy()
         if before % 2 == 0 and int(record["sequence"]) == before:
             return copy
-    raise LinkError(f"The shared memory of the arm stays half written: {writer} died in the midst of it. Start anew.")
+    return None
 
 
 def percentile_us(histogram: NDArray[np.uint64], percent: float) -> float:

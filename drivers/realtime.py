@@ -30,11 +30,10 @@ from drivers.mailbox import Mailbox, Mode, percentile_us
 from drivers.safety import SafetyLimits
 from robot_rl.errors import (
     ConfigError,
-    DeviceConnectionError,
     DeviceFaultError,
     DeviceTimeoutError,
     LinkError,
-    SafetyError,
+    RobotRLError,
     StaleStateError,
 )
 
@@ -46,6 +45,9 @@ START_TIMEOUT_S = 60.0  # the interpreter and compiled code of the driver proces
 CONNECT_TIMEOUT_S = 15.0  # the drivers themselves give up after 3 s
 REPLY_TIMEOUT_S = 5.0
 RECOVER_TIMEOUT_S = 20.0
+_KINDS: dict[str, type[RobotRLError]] = {
+    name: kind for name, kind in vars(robot_rl.errors).items() if isinstance(kind, type) and issubclass(kind, RobotRLError)
+}
 CLOCKS = ("wall", "arm", "lockstep")
 
 
@@ -136,7 +138,7 @@ class ArmProcess:
         self._check(record)
         refused = int(record["refused"])
         if refused and refused == self._commands:
-            raise SafetyError(record["message"].decode())
+            raise _error(record)
         age = time.monotonic() - float(record["published_s"])
         if age > self.max_state_age_s and self.clock != "lockstep":
             raise StaleStateError(
@@ -251,11 +253,8 @@ class ArmProcess:
     def _check(self, record: Any) -> None:
         if self._process is not None and self._process.poll() is not None:
             raise LinkError(self._died())
-        mode = int(record["mode"])
-        if mode == Mode.FAULT:
-            raise DeviceFaultError(record["message"].decode())
-        if mode in (Mode.WATCHDOG, Mode.STOPPED):
-            raise SafetyError(record["message"].decode())
+        if int(record["mode"]) in (Mode.FAULT, Mode.WATCHDOG, Mode.STOPPED):
+            raise _error(record)
 
     def _died(self) -> str:
         code = self._process.poll() if self._process is not None else None
@@ -289,7 +288,10 @@ class ArmProcess:
                     "guarding the arm by itself. Run: robot-rl check-cell.",
                     timeout_s=timeout_s,
                 )
-            received = self._link.recv(65536)
+            try:
+                received = self._link.recv(65536)
+            except ConnectionResetError:
+                received = b""
             if not received:
                 if self._process is not None:
                     self._process.wait()
@@ -297,10 +299,13 @@ class ArmProcess:
             self._buffer += received
 
 
+def _error(record: Any) -> RobotRLError:
+    return _KINDS.get(record["kind"].decode(), DeviceFaultError)(record["message"].decode())
+
+
 def _result(reply: dict[str, Any]) -> Any:
     if "error" in reply:
-        kind = getattr(robot_rl.errors, reply["error"], DeviceConnectionError)
-        raise kind(reply["message"])
+        raise _KINDS.get(reply["error"], DeviceFaultError)(reply["message"])
     return reply["result"]
 
 

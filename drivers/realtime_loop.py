@@ -27,7 +27,7 @@ from drivers.impedance import ImpedanceGains
 from drivers.interfaces import ServoArm
 from drivers.mailbox import BINS, Mailbox, Mode
 from drivers.safety import SafeServoArm, SafetyLimits
-from robot_rl.errors import ConfigError, RobotRLError, SafetyError
+from robot_rl.errors import ConfigError, DeviceConnectionError, RobotRLError, SafetyError
 
 __all__ = ["Loop", "build", "main"]
 
@@ -54,7 +54,7 @@ class Loop:
     ) -> None:  # fmt: skip
         self.arm, self.mailbox, self.link = arm, mailbox, link
         self.clock, self.hold_after_s, self.stop_after_s = clock, hold_after_s, stop_after_s
-        self.mode, self.message, self.refused = Mode.STOPPED, "not connected", 0
+        self.mode, self.message = Mode.STOPPED, "not connected"
         self._connected, self._closing, self._orphan = False, False, False
         self._until = -np.inf  # in lockstep: how far the arm may run
         self._waiting: tuple[int, float | None] | None = None  # request to answer when a motion or a run has ended
@@ -95,7 +95,7 @@ class Loop:
         except RobotRLError as error:
             self._fail(error)
         self._finish_run()
-        if self.clock != "lockstep" or not self._may_run():
+        if self._connected and (self.clock != "lockstep" or not self._may_run()):
             self._publish()
 
     def _follow(self) -> None:
@@ -107,12 +107,13 @@ class Loop:
         ):
             pass
         else:
-            count, pose = self.mailbox.read_target()
-            if count != self._taken:
-                self._taken = count
+            newest = self.mailbox.read_target()
+            if newest is not None and newest[0] != self._taken:
+                self._taken, pose = newest
                 self._taken_at = self._now()
-                if self.mode in (Mode.HOLDING, Mode.FOLLOWING):
-                    self.mode = Mode.FOLLOWING
+                if self.mode == Mode.HOLDING:
+                    self._say(Mode.FOLLOWING)
+                if self.mode == Mode.FOLLOWING:
                     self.arm.command(pose)
         if self.mode in (Mode.FOLLOWING, Mode.WATCHDOG) or (self._orphan and self.mode != Mode.MOVING):
             self._watch()
@@ -122,6 +123,7 @@ class Loop:
         if silent > self.stop_after_s and self._connected:
             self._say(
                 Mode.STOPPED,
+                "SafetyError",
                 f"No command for {silent:.2f} s, limit {self.stop_after_s:g} s (watchdog.stop_after_s). The arm's "
                 "control was closed; it stands still by itself. Reset the environment, or start the program again.",
             )
@@ -131,44 +133,43 @@ class Loop:
             self.arm.stop()
             self._say(
                 Mode.WATCHDOG,
+                "SafetyError",
                 f"No command for {silent:.2f} s, limit {self.hold_after_s:g} s (watchdog.hold_after_s). The arm holds "
                 "its measured pose. Reset the environment; if it happens often, the learner is slowing the actor down.",
             )
 
     def _settle_motion(self) -> None:
         if self.mode == Mode.MOVING and not self.arm.moving:
-            self.mode = Mode.HOLDING
+            self._say(Mode.HOLDING)
             self._answer_waiting()
 
     def _finish_run(self) -> None:
-        if self._waiting is not None and self._waiting[1] is not None and self._arm_time >= self._until:
+        if self._connected and self._waiting is not None and self._waiting[1] is not None and self._arm_time >= self._until:
             self._publish()
             self._answer_waiting()
 
     def _refuse(self, error: SafetyError) -> None:
-        self.refused, self.message = self._taken, str(error)
-        self.mode = Mode.HOLDING
+        self._say(Mode.HOLDING, type(error).__name__, str(error), refused=self._taken)
 
     def _fail(self, error: RobotRLError) -> None:
-        self._say(Mode.FAULT, str(error))
+        self._say(Mode.FAULT, type(error).__name__, str(error))
+        if isinstance(error, DeviceConnectionError):  # nothing more to read; recovery connects anew
+            self.arm.close()
+            self._connected = False
         if self._waiting is not None:
             number, _ = self._waiting
             self._waiting = None
             self._answer(number, error)
 
-    def _say(self, mode: int, message: str) -> None:
+    def _say(self, mode: int, kind: str = "", message: str = "", refused: int = 0) -> None:
         self.mode, self.message = mode, message
-        if self._connected:
-            self._publish()
+        self.mailbox.say(mode, kind, message, refused)
 
     def _publish(self) -> None:
-        if not self._connected:
-            self.mailbox.status["mode"], self.mailbox.status["message"] = self.mode, self.message.encode()
-            return
         state, now = self.arm.state(), time.monotonic()
         if self.clock == "wall":
             state = replace(state, time_s=now)
-        self.mailbox.publish(state, self.mode, now_s=now, refused=self.refused, message=self.message)
+        self.mailbox.publish(state, now_s=now)
 
     def _count(self) -> None:
         """Period, missed ticks and the law's own time, into the shared histograms."""
@@ -241,7 +242,7 @@ class Loop:
         self._need_control()
         move = self.arm.move_to_joints if request["name"] == "joints" else self.arm.move_to_pose
         move(np.array(request["target"]), float(request["duration_s"]))
-        self.mode, self.message = Mode.MOVING, ""
+        self._say(Mode.MOVING)
 
     def _need_control(self) -> None:
         if not self._connected or self.mode == Mode.FAULT:
@@ -271,7 +272,7 @@ class Loop:
             self._connected = False
 
     def _hold(self) -> None:
-        self.mode, self.message, self.refused = Mode.HOLDING, "", 0
+        self._say(Mode.HOLDING)
         self._taken = int(self.mailbox.target["count"])
         self._last_tick = 0.0
         self._publish()

@@ -15,6 +15,11 @@ __all__ = ["SafetyLimits"]
 Array = NDArray[np.float64]
 
 
+COUNTS = {
+    "orientation_xyzw": 4, "max_step": 2, "max_speed": 2, "max_wrench": 2, "joint_margin": 1, "max_state_age_s": 1,
+}  # fmt: skip
+
+
 @dataclass(frozen=True, kw_only=True)
 class SafetyLimits:
     """What a command may ask for, and what the law lets the arm do. The defaults are meant for a first day on metal.
@@ -63,6 +68,8 @@ class SafetyLimits:
     def _check(self, name: str) -> None:
         value = getattr(self, name)
         numbers = value if isinstance(value, tuple) else (value,)
+        if len(numbers) != COUNTS.get(name, 3):
+            raise ConfigError(f"SafetyLimits.{name} is {value}; it takes {COUNTS.get(name, 3)} numbers.")
         if not all(math.isfinite(v) for v in numbers):
             raise ConfigError(f"SafetyLimits.{name} is {value}; every number must be finite.")
         signed = name in ("position_low", "position_high", "orientation_xyzw")

@@ -146,7 +146,10 @@ class PoseFilter:
         age = time_s - self.time_s
         if self.pose is None or not 0.0 <= age <= self.forget_s:
             return self._start(time_s, reading)
-        if not self._near(self.pose, reading):
+        near = self._near(self.pose, reading)
+        if age == 0.0:  # the same moment: nothing new, unless a simulation moved it in no time
+            return near or self._start(time_s, reading)
+        if not near:
             again = self._outlier is not None and self._near(self._outlier, reading)
             self._agreeing = self._agreeing + 1 if again else 1
             self._outlier = reading

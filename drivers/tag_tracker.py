@@ -33,6 +33,8 @@ class TagTrackerConfig:
         dictionary: One of `cv2.aruco`'s.
         upright: Objects that stand on the table, turned about `base`'s z axis only. Knowing this removes most of the
             error of tags seen at a slant.
+        upsample: Enlarge pictures so many times before looking. Finds smaller tags, and their corners three times as
+            exactly, for about as much more time as there are more pixels; 1 where a picture is large and time short.
         max_reprojection_px: A pose that explains its corners worse than this is not believed.
         smoothing_s: Time constant of the low-pass [s]; 0 switches it off.
         gate_m, gate_rad: A jump larger than this is not believed until `gate_readings` readings in a row agree.
@@ -42,6 +44,7 @@ class TagTrackerConfig:
 
     dictionary: str = DICTIONARY
     upright: tuple[str, ...] = ()
+    upsample: int = 2
     max_reprojection_px: float = 2.0
     smoothing_s: float = 0.1
     gate_m: float = 0.02
@@ -97,6 +100,8 @@ class TagTracker:
         """The newest pose of every object seen so far. Raises DeviceTimeoutError, StaleStateError of the camera."""
         frame = self._camera.read()
         if frame is not self._last_frame:
+            if self._last_frame is not None and frame.time_s < self._last_frame.time_s:
+                self.reset()  # the clock began anew, and with it the world
             self._last_frame = frame
             self._look(frame)
         return dict(self._poses)
@@ -114,10 +119,12 @@ class TagTracker:
         return "\n".join([f"tags in view: {seen}", *(f"{name}: {note}" for name, note in self._notes.items())])
 
     def _look(self, frame: Frame) -> None:
-        grey = cv2.cvtColor(frame.image, cv2.COLOR_RGB2GRAY)
+        grey, scale = cv2.cvtColor(frame.image, cv2.COLOR_RGB2GRAY), self.config.upsample
+        if scale > 1:
+            grey = cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
         corners, numbers, _ = self._detector.detectMarkers(grey)
         found: list[int] = np.array([] if not corners else numbers, dtype=int).ravel().tolist()
-        in_view = [np.array(c, dtype=np.float64).reshape(CORNERS, 2) - APRILTAG_ORIGIN_PX for c in corners]
+        in_view = [np.array(c, dtype=np.float64).reshape(CORNERS, 2) / scale - APRILTAG_ORIGIN_PX for c in corners]
         self._seen = dict(zip(found, in_view, strict=True))
         for name, tags in self._corners.items():
             visible = [number for number in tags if number in self._seen]

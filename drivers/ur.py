@@ -86,7 +86,7 @@ class UrArm:
         self, host: str, *, home: tuple[float, ...] = UR5E_HOME, frequency_hz: float = 500.0,
         tcp_flange: tuple[float, ...] = (0.0, 0.0, 0.1034, 0.0, 0.0, -0.3826834323650898, 0.9238795325112867),
         payload_kg: float | None = None, payload_centre: tuple[float, float, float] = (0.0, 0.0, 0.0),
-        force_gain: float = 1.0, force_damping: float = 0.025, zero_sensor: bool = True, watchdog_hz: float = 10.0,
+        force_gain: float = 1.0, force_damping: float = 0.025, zero_sensor: bool = True, watchdog_hz: float = 5.0,
         timeout_s: float = 0.25,
     ) -> None:  # fmt: skip
         if frequency_hz not in (125.0, 500.0) or not 0.0 < force_gain <= 2.0 or not 0.0 <= force_damping <= 1.0:

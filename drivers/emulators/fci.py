@@ -3,11 +3,11 @@
     with FciEmulator(Plant("fr3"), "127.0.0.1"):
         ...  # in another process: pylibfranka.Robot("127.0.0.1", pylibfranka.RealtimeConfig.kIgnore)
 
-The client belongs in a process of its own: pylibfranka holds Python's lock while it waits for the robot. Alone, without a
-task: `python -m drivers.emulators.fci --host 127.0.0.1`; a line typed there, such as `reflex`, makes that fault happen.
+The client belongs in a process of its own: pylibfranka holds Python's lock while it waits for the robot. Alone, without
+a task: `python -m drivers.emulators.fci --host 127.0.0.1`; a line typed there, such as `reflex`, is a fault to happen.
 
-What is the robot's: layouts, signs, units, limits, reflexes, error names, what is refused when. What is ours, because it is
-not published: stiffness and damping of the controllers inside (stiff, without overshoot), how the error estimates are
+What is the robot's: layouts, signs, units, limits, reflexes, error names, what is refused when. What is ours, because
+it is not published: stiffness and damping of the controllers inside (stiff, without overshoot), how the error estimates are
 filtered (20 ms), how far off a first command may be (1 cm, 0.01 rad). Not served: the asynchronous position interface
 (refused as impossible), guiding by hand, self-collision, and the vacuum gripper.
 """
@@ -59,8 +59,8 @@ FAULTS: dict[str, str] = {
 class FciEmulator:
     """The controller of an arm and its hand, on TCP ports 1337 and 1338, in a thread of its own.
 
-    In real time it ticks by the clock whether or not the client answers. In lockstep a motion's every tick waits for the
-    client's command (a quarter of a second, then it counts as lost), so both run as fast as they can; while nobody
+    In real time it ticks by the clock whether or not the client answers. In lockstep a motion's every tick waits for
+    the client's command (a quarter of a second, then it counts as lost), so both run as fast as they can; while nobody
     commands, ten simulated milliseconds pass in one of the clock's.
 
     Args:
@@ -244,10 +244,8 @@ class FciEmulator:
         while self._in_flight and self._in_flight[0][0] <= time.monotonic():
             _, state = self._in_flight.popleft()
             if self.robot.link.states is not None:
-                try:
+                with contextlib.suppress(OSError):
                     self.robot.link.states.send(state)
-                except OSError:
-                    pass
         if self._back_at is not None and time.monotonic() >= self._back_at:
             self._back_at = None
             self._open()
@@ -277,7 +275,7 @@ def serve(emulator: FciEmulator) -> None:
                 sys.stderr.write(f"{error}\n")
 
 
-def _interrupt(number: int, frame: object) -> None:
+def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 

@@ -1,4 +1,4 @@
-"""The emulated Franka Hand: homing, move and grasp take simulated time, and a grasp succeeds by the width it ends at."""
+"""The emulated Franka Hand: its motions take simulated time, and a grasp succeeds by the width it ends at."""
 
 import struct
 import time

@@ -54,8 +54,9 @@ class Link:
         except (OSError, OverflowError) as error:
             listener.close()
             raise DeviceConnectionError(
-                f"The emulated robot cannot listen on {host}:{port} ({error}). The vendor's client has these ports built "
-                "in, so give another address (--host 127.0.0.2, or one of this machine's own), or stop what listens there.",
+                f"The emulated robot cannot listen on {host}:{port} ({error}). The vendor's client has these ports "
+                "built in: give another address (--host 127.0.0.2, or one of this machine's own), or stop what "
+                "listens there.",
                 host=host,
                 port=port,
             ) from error

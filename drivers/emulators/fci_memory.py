@@ -1,10 +1,10 @@
-"""All that the emulated controller remembers from one millisecond to the next, as one record that compiled code edits.
+"""All that the emulated controller remembers from one millisecond to the next, a record that compiled code edits.
 
-Vendor's names where he has one: `_d` desired, `_c` commanded, O base, F flange, NE nominal end effector, EE end effector,
-K stiffness frame. Units as in his RobotState: m, rad, s, N, N m, kg. Matrices are (4, 4) here.
+Vendor's names where he has one: `_d` desired, `_c` commanded, O base, F flange, NE nominal end effector, EE end
+effector, K stiffness frame. Units as in his RobotState: m, rad, s, N, N m, kg. Matrices are (4, 4) here.
 """
 
-from typing import Any
+from typing import Annotated, Any, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,50 +14,125 @@ from drivers.emulators.fci_protocol import ERRORS, ControllerMode, GeneratorMode
 
 __all__ = ["WINDOW", "Memory", "new_memory"]
 
-Memory = NDArray[Any]  # one record of MEMORY
-
+Array = NDArray[np.float64]
 WINDOW = 100  # ticks over which the success rate is counted
 
-_J, _C, _T = (7,), (6,), (4, 4)
-_FIELDS: dict[str, tuple[int, ...]] = {
+_Three = Annotated[Array, (3,)]
+_Six = Annotated[Array, (6,)]
+_Joints = Annotated[Array, (7,)]
+_Frame = Annotated[Array, (4, 4)]
+_Inertia = Annotated[Array, (3, 3)]
+_Jacobian = Annotated[Array, (6, 7)]
+_Frames = Annotated[Array, (8, 4, 4)]
+_Flags = Annotated[NDArray[np.int64], (len(ERRORS),)]
+
+
+class Memory:
+    """The record's fields; a type for readers and checkers, while what runs is a NumPy record of `MEMORY`."""
+
     # the arm
-    "links": (7, 4, 4), "flange": _T, "tool": _T, "position_limits": (7, 2), "torque_limits": _J,
-    "velocity_limits": (7, 5),
+    links: Annotated[Array, (7, 4, 4)]
+    flange: _Frame
+    tool: _Frame  # EE in the last joint's frame
+    position_limits: Annotated[Array, (7, 2)]
+    velocity_limits: Annotated[Array, (7, 5)]
+    torque_limits: _Joints
     # settings of the user
-    "F_T_NE": _T, "NE_T_EE": _T, "EE_T_K": _T, "F_T_EE": _T, "K_theta": _J, "K_x": _C,
-    "torque_contact": _J, "torque_collision": _J, "force_contact": _C, "force_collision": _C,
-    "torque_contact_acceleration": _J, "torque_collision_acceleration": _J,
-    "force_contact_acceleration": _C, "force_collision_acceleration": _C,
-    "m_load": (), "F_x_Cload": (3,), "I_load": (3, 3), "m_ee": (), "F_x_Cee": (3,), "I_ee": (3, 3),
+    F_T_NE: _Frame
+    NE_T_EE: _Frame
+    F_T_EE: _Frame
+    EE_T_K: _Frame
+    K_theta: _Joints
+    K_x: _Six
+    torque_contact: _Joints
+    torque_collision: _Joints
+    force_contact: _Six
+    force_collision: _Six
+    torque_contact_acceleration: _Joints
+    torque_collision_acceleration: _Joints
+    force_contact_acceleration: _Six
+    force_collision_acceleration: _Six
+    m_ee: float
+    F_x_Cee: _Three
+    I_ee: _Inertia
+    m_load: float
+    F_x_Cload: _Three
+    I_load: _Inertia
+    path_deviation: Annotated[Array, (2,)]
     # what is wanted
-    "q_d": _J, "dq_d": _J, "ddq_d": _J, "tau_d": _J, "O_T_EE_d": _T, "O_dP_EE_d": _C, "O_T_EE_c": _T, "O_dP_EE_c": _C,
-    "O_ddP_EE_c": _C, "elbow_c": (2,), "delbow_c": (), "ddelbow_c": (), "path_deviation": (2,),
+    q_d: _Joints
+    dq_d: _Joints
+    ddq_d: _Joints
+    tau_d: _Joints
+    O_T_EE_d: _Frame
+    O_dP_EE_d: _Six
+    O_T_EE_c: _Frame
+    O_dP_EE_c: _Six
+    O_ddP_EE_c: _Six
+    elbow_c: Annotated[Array, (2,)]
+    delbow_c: float
+    ddelbow_c: float
     # what is measured
-    "O_T_EE": _T, "O_T_K": _T, "tau_J": _J, "tau_ext": _J, "tau_load": _J, "F_ext": _C, "K_F_ext": _C,
-    # damping of the controllers inside, and room to work in
-    "D_theta": _J, "jacobian": (6, 7), "jacobian_d": (6, 7), "frames": (8, 4, 4), "frames_d": (8, 4, 4),
-    "square": (6, 6), "six": (12,), "seven": _J, "more": (6, 7), "free": _J, "point": (3,), "pose": _T, "twist": _C,
-}  # fmt: skip
-_INTEGERS: dict[str, tuple[int, ...]] = {
-    "time_ms": (), "mode": (), "generator": (), "controller": (), "ticks": (), "lost": (), "window": (WINDOW,),
-    "received": (), "answered": (), "finished": (), "aborted": (), "errors": (len(ERRORS),),
-    "reflex": (len(ERRORS),), "joint_collision": _J, "cartesian_collision": _C,
-}  # fmt: skip
-MEMORY = np.dtype(
-    [(name, np.float64, shape) for name, shape in _FIELDS.items()]
-    + [(name, np.int64, shape) for name, shape in _INTEGERS.items()]
-)
+    O_T_EE: _Frame
+    O_T_K: _Frame
+    tau_J: _Joints
+    tau_ext: _Joints
+    tau_load: _Joints
+    F_ext: _Six
+    K_F_ext: _Six
+    # damping of the joint controller, and room to work in
+    D_theta: _Joints
+    jacobian: _Jacobian
+    jacobian_d: _Jacobian
+    frames: _Frames
+    frames_d: _Frames
+    square: Annotated[Array, (6, 6)]
+    six: Annotated[Array, (12,)]
+    twist: _Six
+    seven: _Joints
+    free: _Joints
+    more: _Jacobian
+    point: _Three
+    pose: _Frame
+    # counters and flags
+    time_ms: int
+    mode: int
+    generator: int
+    controller: int
+    ticks: int  # of this motion
+    lost: int  # commands, in a row
+    window: Annotated[NDArray[np.int64], (WINDOW,)]
+    received: int  # of those in the window
+    answered: int
+    finished: int
+    aborted: int
+    errors: _Flags
+    reflex: _Flags
+    joint_collision: Annotated[NDArray[np.int64], (7,)]
+    cartesian_collision: Annotated[NDArray[np.int64], (6,)]
+
+
+def _dtype() -> np.dtype[Any]:
+    fields = list[tuple[str, type, tuple[int, ...]]]()
+    for name, kind in get_type_hints(Memory, include_extras=True).items():
+        shape = getattr(kind, "__metadata__", ((),))[0]
+        whole = kind is int or (shape and kind.__origin__ == NDArray[np.int64])
+        fields.append((name, np.int64 if whole else np.float64, shape))
+    return np.dtype(fields)
+
+
+MEMORY = _dtype()
 
 # Franka Hand, published (its end-effector configuration in Desk): 0.1034 m along the flange's z, turned by -45 degrees.
 HAND_OFFSET, HAND_TURN = 0.1034, -np.pi / 4
-# Internal controllers at start: libfranka's documentation gives the ranges, its examples (setDefaultBehavior) the values.
+# At start: libfranka's documentation gives the ranges, its examples (setDefaultBehavior) the values.
 JOINT_STIFFNESS = (3000.0, 3000.0, 3000.0, 2500.0, 2500.0, 2000.0, 2000.0)
 CARTESIAN_STIFFNESS = (3000.0, 3000.0, 3000.0, 300.0, 300.0, 300.0)
 TORQUE_THRESHOLDS = (20.0, 20.0, 18.0, 18.0, 16.0, 14.0, 12.0)
 FORCE_THRESHOLDS = (20.0, 20.0, 20.0, 25.0, 25.0, 25.0)
 
 
-def new_memory(arm: ArmDescription, tool: ToolMass, positions: NDArray[Any], velocities: NDArray[Any]) -> Memory:
+def new_memory(arm: ArmDescription, tool: ToolMass, positions: Array, velocities: Array) -> NDArray[Any]:
     """The record of a controller that has just been switched on, shape (1,).
 
     Args:
@@ -66,7 +141,7 @@ def new_memory(arm: ArmDescription, tool: ToolMass, positions: NDArray[Any], vel
         positions: Lowest and highest of each joint [rad], shape (7, 2).
         velocities: The numbers behind the velocity limits, `fci_model.JOINT_LIMITS`.
     """
-    memory: Memory = np.zeros(1, dtype=MEMORY)
+    memory = np.zeros(1, dtype=MEMORY)
     record = memory[0]
     record["links"], record["flange"], record["torque_limits"] = arm.links, arm.flange, arm.torque
     record["position_limits"], record["velocity_limits"] = positions, velocities

@@ -5,6 +5,7 @@ URDF of the FR3; Franka's FCI documentation, "Robot limits" and "Constants" (elb
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -83,7 +84,7 @@ def describe_arm(path: Path, flange: str, torque: Array) -> ArmDescription:
     site = model.site(flange).id
     rotations = [_matrix(model.body_iquat[b]) for b in bodies]
     return ArmDescription(
-        links=np.array([invert_rigid(a) @ b for a, b in zip(frames[:-1], frames[1:], strict=True)]),
+        links=np.array([invert_rigid(a) @ b for a, b in pairwise(frames)]),
         flange=invert_rigid(frames[-1]) @ _transform(data.site_xpos[site], data.site_xmat[site]),
         mass=model.body_mass[bodies].copy(),
         centre=model.body_ipos[bodies].copy(),

@@ -11,11 +11,12 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from drivers.emulators import fci_flags as flags
+from drivers.emulators.fci_flags import fail
 from drivers.emulators.fci_kinematics import forward, move_rigid, rotation_vector, solve6, to_nullspace
 from drivers.emulators.fci_memory import WINDOW, Memory
-from drivers.emulators.fci_protocol import ERRORS, ControllerMode, GeneratorMode, RobotMode
 
-__all__ = ["begin", "end", "fail", "follow", "velocity_bounds"]
+__all__ = ["begin", "end", "follow", "velocity_bounds"]
 
 Array = NDArray[np.float64]
 
@@ -26,7 +27,6 @@ TRANSLATION_LIMITS = (3.0, 9.0, 4500.0)
 ROTATION_LIMITS = (2.5, 17.0, 8500.0)
 ELBOW_LIMITS = (1.5, 10.0, 5000.0)
 TORQUE_RATE = 1000.0
-ELBOW_FLIP = -0.467002423653011  # [rad], of joint 4; FCI documentation, "Constants"
 # A state travels as float32: 1e-7 of a position is 1e-4 of a velocity, 0.2 of an acceleration and 300 of a jerk.
 SLACK_VELOCITY, SLACK_ACCELERATION, SLACK_JERK, SLACK_TORQUE = 1e-3, 1.05, 1.1, 1e-3
 # How far from the current pose a first command may be (not published; our choice).
@@ -34,52 +34,14 @@ START_ANGLE, START_DISTANCE = 0.01, 0.01
 FRAME_TOLERANCE = 1e-5  # as libfranka's own isHomogeneousTransformation
 IK_DAMPING = 1e-8
 
-MOVE, REFLEX, IDLE = int(RobotMode.MOVE), int(RobotMode.REFLEX), int(RobotMode.IDLE)
-EXTERNAL, NO_CONTROLLER = int(ControllerMode.EXTERNAL), int(ControllerMode.OTHER)
-JOINT_POSITION, JOINT_VELOCITY = int(GeneratorMode.JOINT_POSITION), int(GeneratorMode.JOINT_VELOCITY)
-CARTESIAN_POSITION, CARTESIAN_VELOCITY = int(GeneratorMode.CARTESIAN_POSITION), int(GeneratorMode.CARTESIAN_VELOCITY)
-NO_GENERATOR, TORQUE_ONLY = int(GeneratorMode.IDLE), int(GeneratorMode.NONE)
-
-_JOINT = "joint_motion_generator_"
-_CARTESIAN = "cartesian_motion_generator_"
-START_JOINTS = ERRORS.index("joint_position_motion_generator_start_pose_invalid")
-START_POSE = ERRORS.index("cartesian_position_motion_generator_start_pose_invalid")
-BAD_FRAME = ERRORS.index("cartesian_position_motion_generator_invalid_frame")
-# Position, velocity limit, velocity jump, acceleration jump; of joints commanded and of joints behind a Cartesian command.
-J_POSITION = ERRORS.index(_JOINT + "position_limits_violation")
-J_VELOCITY = ERRORS.index(_JOINT + "velocity_limits_violation")
-J_VELOCITY_JUMP = ERRORS.index(_JOINT + "velocity_discontinuity")
-J_ACCELERATION_JUMP = ERRORS.index(_JOINT + "acceleration_discontinuity")
-CJ_POSITION = ERRORS.index(_CARTESIAN + "joint_position_limits_violation")
-CJ_VELOCITY = ERRORS.index(_CARTESIAN + "joint_velocity_limits_violation")
-CJ_VELOCITY_JUMP = ERRORS.index(_CARTESIAN + "joint_velocity_discontinuity")
-CJ_ACCELERATION_JUMP = ERRORS.index(_CARTESIAN + "joint_acceleration_discontinuity")
-C_VELOCITY = ERRORS.index(_CARTESIAN + "velocity_limits_violation")
-C_VELOCITY_JUMP = ERRORS.index(_CARTESIAN + "velocity_discontinuity")
-C_ACCELERATION_JUMP = ERRORS.index(_CARTESIAN + "acceleration_discontinuity")
-ELBOW_LIMIT = ERRORS.index(_CARTESIAN + "elbow_limit_violation")
-ELBOW_SIGN = ERRORS.index(_CARTESIAN + "elbow_sign_inconsistent")
-START_ELBOW = ERRORS.index(_CARTESIAN + "start_elbow_invalid")
-TORQUE_JUMP = ERRORS.index("controller_torque_discontinuity")
-TORQUE_RANGE = ERRORS.index("tau_j_range_violation")
-NO_COMMANDS = ERRORS.index("communication_constraints_violation")
-
-
-@njit(cache=True)
-def fail(m: Memory, error: int) -> None:
-    """Raise an error flag; the tick that raised it ends the motion."""
-    if m.aborted == 0:
-        m.reflex[:] = 0
-    m.errors[error], m.reflex[error], m.aborted = 1, 1, 1
-
 
 @njit(cache=True)
 def begin(m: Memory, generator: int, controller: int, q: Array) -> None:
     """Start a motion from where the arm is held."""
-    m.mode, m.generator, m.controller = MOVE, generator, controller
+    m.mode, m.generator, m.controller = flags.MOVE, generator, controller
     m.ticks, m.lost, m.received, m.answered, m.finished, m.aborted = 0, 0, 0, 0, 0, 0
     m.tau_d[:] = 0.0
-    if generator == TORQUE_ONLY:
+    if generator == flags.TORQUE_ONLY:
         _at_rest(m, q)
     else:
         _at_rest(m, m.q_d)
@@ -88,7 +50,7 @@ def begin(m: Memory, generator: int, controller: int, q: Array) -> None:
 @njit(cache=True)
 def end(m: Memory, mode: int, q: Array) -> None:
     """Stop following and hold the measured joint positions, in robot mode `mode`."""
-    m.mode, m.generator, m.controller = mode, NO_GENERATOR, NO_CONTROLLER
+    m.mode, m.generator, m.controller = mode, flags.NO_GENERATOR, flags.NO_CONTROLLER
     _at_rest(m, q)
 
 
@@ -108,7 +70,7 @@ def _at_rest(m: Memory, q: Array) -> None:
 
 @njit(cache=True)
 def _elbow_sign(q: Array) -> float:
-    return 1.0 if q[3] > ELBOW_FLIP else -1.0
+    return 1.0 if q[3] > flags.ELBOW_FLIP else -1.0
 
 
 @njit(cache=True)
@@ -141,23 +103,23 @@ def follow(m: Memory, present: bool, numbers: Array, torque: Array, elbow: bool,
     m.ticks += 1
     m.lost = 0 if present else m.lost + 1
     if m.lost >= MISSING_LIMIT:
-        fail(m, NO_COMMANDS)
+        fail(m, flags.NO_COMMANDS)
         return
     first = present and m.answered == 0
     if present:
         m.answered = 1
-    if m.generator == JOINT_POSITION or m.generator == JOINT_VELOCITY:
+    if m.generator == flags.JOINT_POSITION or m.generator == flags.JOINT_VELOCITY:
         _follow_joints(m, present, numbers, first)
-    elif m.generator == CARTESIAN_POSITION or m.generator == CARTESIAN_VELOCITY:
+    elif m.generator == flags.CARTESIAN_POSITION or m.generator == flags.CARTESIAN_VELOCITY:
         _follow_pose(m, present, numbers, elbow, first)
-    if m.controller == EXTERNAL and present:
+    if m.controller == flags.EXTERNAL and present:
         for j in range(7):
             if abs(torque[j]) > m.torque_limits[j] + SLACK_TORQUE:
-                fail(m, TORQUE_RANGE)
+                fail(m, flags.TORQUE_RANGE)
             if abs(torque[j] - m.tau_d[j]) > TORQUE_RATE * TICK + SLACK_TORQUE:
-                fail(m, TORQUE_JUMP)
+                fail(m, flags.TORQUE_JUMP)
             m.tau_d[j] = torque[j]
-    if m.generator == TORQUE_ONLY:
+    if m.generator == flags.TORQUE_ONLY:
         m.q_d[:] = q
         m.O_T_EE_d[:] = m.O_T_EE
         m.O_T_EE_c[:] = m.O_T_EE
@@ -169,14 +131,14 @@ def follow(m: Memory, present: bool, numbers: Array, torque: Array, elbow: bool,
 def _finish(m: Memory) -> None:
     """A motion may end only where it is at rest: to stop in one tick must not break the acceleration limits."""
     m.finished = 1
-    if m.generator == JOINT_POSITION or m.generator == JOINT_VELOCITY:
+    if m.generator == flags.JOINT_POSITION or m.generator == flags.JOINT_VELOCITY:
         for j in range(7):
             if abs(m.dq_d[j]) > JOINT_ACCELERATION * SLACK_ACCELERATION * TICK:
-                fail(m, J_VELOCITY_JUMP)
-    elif m.generator != TORQUE_ONLY:
+                fail(m, flags.J_VELOCITY_JUMP)
+    elif m.generator != flags.TORQUE_ONLY:
         speed, turn = _length(m.O_dP_EE_c, 0), _length(m.O_dP_EE_c, 3)
         if speed > TRANSLATION_LIMITS[1] * SLACK_ACCELERATION * TICK or turn > ROTATION_LIMITS[1] * TICK * 1.05:
-            fail(m, C_VELOCITY_JUMP)
+            fail(m, flags.C_VELOCITY_JUMP)
 
 
 @njit(cache=True)
@@ -184,14 +146,16 @@ def _follow_joints(m: Memory, present: bool, numbers: Array, first: bool) -> Non
     for j in range(7):
         if not present:
             velocity = m.dq_d[j] + m.ddq_d[j] * TICK
-        elif m.generator == JOINT_POSITION:
+        elif m.generator == flags.JOINT_POSITION:
             if first and abs(numbers[j] - m.q_d[j]) > START_ANGLE:
-                fail(m, START_JOINTS)
+                fail(m, flags.START_JOINTS)
             velocity = (numbers[j] - m.q_d[j]) / TICK
         else:
             velocity = numbers[7 + j]
         m.seven[j] = velocity
-    _set_joint_velocity(m, present, J_POSITION, J_VELOCITY, J_VELOCITY_JUMP, J_ACCELERATION_JUMP)
+    _set_joint_velocity(
+        m, present, flags.J_POSITION, flags.J_VELOCITY, flags.J_VELOCITY_JUMP, flags.J_ACCELERATION_JUMP
+    )
     forward(m.links, m.tool, m.q_d, m.frames_d, m.O_T_EE_d, m.jacobian_d)
     m.O_T_EE_c[:] = m.O_T_EE_d
     _desired_twist(m)
@@ -232,33 +196,35 @@ def _follow_pose(m: Memory, present: bool, numbers: Array, elbow: bool, first: b
     if not present:
         for i in range(6):
             twist[i] = m.O_dP_EE_c[i] + m.O_ddP_EE_c[i] * TICK
-    elif m.generator == CARTESIAN_VELOCITY:
+    elif m.generator == flags.CARTESIAN_VELOCITY:
         for i in range(6):
             twist[i] = numbers[30 + i]
     else:
         if not _read_frame(numbers, m.pose):
-            fail(m, BAD_FRAME)
+            fail(m, flags.BAD_FRAME)
             return
         rotation_vector(m.pose, m.O_T_EE_c, twist[3:])
         for i in range(3):
             twist[i] = (m.pose[i, 3] - m.O_T_EE_c[i, 3]) / TICK
             twist[3 + i] /= TICK
         if first and (_length(twist, 0) * TICK > START_DISTANCE or _length(twist, 3) * TICK > START_ANGLE):
-            fail(m, START_POSE)
+            fail(m, flags.START_POSE)
     if present:
         _check_twist(m, twist, 0, TRANSLATION_LIMITS)
         _check_twist(m, twist, 3, ROTATION_LIMITS)
     for i in range(6):
         m.O_ddP_EE_c[i] = (twist[i] - m.O_dP_EE_c[i]) / TICK
         m.O_dP_EE_c[i] = twist[i]
-    if present and m.generator == CARTESIAN_POSITION:
+    if present and m.generator == flags.CARTESIAN_POSITION:
         m.O_T_EE_c[:] = m.pose
     else:
         move_rigid(m.O_T_EE_c, twist, TICK)
     if present and elbow:
         _set_elbow(m, numbers[36], numbers[37], first)
     _solve_joints(m, elbow)
-    _set_joint_velocity(m, present, CJ_POSITION, CJ_VELOCITY, CJ_VELOCITY_JUMP, CJ_ACCELERATION_JUMP)
+    _set_joint_velocity(
+        m, present, flags.CJ_POSITION, flags.CJ_VELOCITY, flags.CJ_VELOCITY_JUMP, flags.CJ_ACCELERATION_JUMP
+    )
     forward(m.links, m.tool, m.q_d, m.frames_d, m.O_T_EE_d, m.jacobian_d)
     _desired_twist(m)
     if not elbow:
@@ -292,9 +258,9 @@ def _solve_joints(m: Memory, elbow: bool) -> None:
 @njit(cache=True)
 def _set_elbow(m: Memory, angle: float, sign: float, first: bool) -> None:
     if sign != _elbow_sign(m.q_d):
-        fail(m, ELBOW_SIGN)
+        fail(m, flags.ELBOW_SIGN)
     if first and abs(angle - m.elbow_c[0]) > START_ANGLE:
-        fail(m, START_ELBOW)
+        fail(m, flags.START_ELBOW)
     speed = (angle - m.elbow_c[0]) / TICK
     acceleration = (speed - m.delbow_c) / TICK
     jerk = (acceleration - m.ddelbow_c) / TICK
@@ -303,7 +269,7 @@ def _set_elbow(m: Memory, angle: float, sign: float, first: bool) -> None:
         or abs(acceleration) > ELBOW_LIMITS[1] * SLACK_ACCELERATION
         or abs(jerk) > ELBOW_LIMITS[2] * SLACK_JERK
     ):
-        fail(m, ELBOW_LIMIT)
+        fail(m, flags.ELBOW_LIMIT)
     m.elbow_c[0], m.delbow_c, m.ddelbow_c = angle, speed, acceleration
 
 
@@ -315,11 +281,11 @@ def _check_twist(m: Memory, twist: Array, start: int, limits: tuple[float, float
         acceleration += a * a
         jerk += ((a - m.O_ddP_EE_c[i]) / TICK) ** 2
     if _length(twist, start) > limits[0] + SLACK_VELOCITY:
-        fail(m, C_VELOCITY)
+        fail(m, flags.C_VELOCITY)
     if math.sqrt(acceleration) > limits[1] * SLACK_ACCELERATION:
-        fail(m, C_VELOCITY_JUMP)
+        fail(m, flags.C_VELOCITY_JUMP)
     if math.sqrt(jerk) > limits[2] * SLACK_JERK:
-        fail(m, C_ACCELERATION_JUMP)
+        fail(m, flags.C_ACCELERATION_JUMP)
 
 
 @njit(cache=True)

@@ -7,10 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drivers.emulators import fci_tick
+from drivers.emulators.fci_flags import fail
 from drivers.emulators.fci_link import Link
 from drivers.emulators.fci_memory import new_memory
 from drivers.emulators.fci_model import JOINT_LIMITS, describe_arm, tool_mass, urdf_of
-from drivers.emulators.fci_motion import begin, end, fail
+from drivers.emulators.fci_motion import begin, end
 from drivers.emulators.fci_protocol import (
     ERRORS,
     MOVE_REQUEST,
@@ -23,6 +24,7 @@ from drivers.emulators.fci_protocol import (
     RobotMode,
     SetterStatus,
 )
+from drivers.emulators.fci_wire import new_wire, pack_settings
 from drivers.emulators.plant import Plant
 from robot_rl.errors import ConfigError
 
@@ -60,7 +62,7 @@ class FciRobot:
         positions = np.stack([plant.limits.lower, plant.limits.upper], axis=1)
         self.plant = plant
         self.memory = new_memory(description, tool_mass(plant, flange), positions, JOINT_LIMITS)
-        self.wire = fci_tick.new_wire()
+        self.wire = new_wire()
         self.link = Link(host, ROBOT_PORT, version, ROBOT_HEADER, "<B", self._message, self._client_left)
         self._record = self.memory[0]
         self._urdf = urdf_of(description).encode()
@@ -79,7 +81,7 @@ class FciRobot:
             Command.SET_NE_TO_EE: lambda payload: self._set_frame("NE_T_EE", payload),
             Command.SET_LOAD: self._set_load,
         }
-        fci_tick.pack_settings(self.memory, self.wire)
+        pack_settings(self.memory, self.wire)
         self._compile()
         self.hold(RobotMode.IDLE)
 
@@ -170,7 +172,7 @@ class FciRobot:
                 accepted = setter(payload)
             except struct.error:
                 accepted = False
-            fci_tick.pack_settings(self.memory, self.wire)
+            pack_settings(self.memory, self.wire)
         if accepted:
             self.hold(self.mode)
         return SetterStatus.SUCCESS if accepted else SetterStatus.INVALID_ARGUMENT

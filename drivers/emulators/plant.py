@@ -19,6 +19,9 @@ __all__ = ["Plant", "PlantArrays", "TurnLock", "add_inertial_torque", "advance_p
 
 Array = NDArray[np.float64]
 
+_on_data = types.void(types.intp, types.intp)
+_mj_step1 = types.ExternalFunction("mj_step1", _on_data)
+_mj_step2 = types.ExternalFunction("mj_step2", _on_data)
 _mj_mulM = types.ExternalFunction("mj_mulM", types.void(types.intp, types.intp, types.intp, types.intp))
 
 
@@ -168,16 +171,16 @@ def advance_plant(plant: PlantArrays) -> None:
     for j in range(q.shape[0]):
         plant.torque[j] = min(max(plant.torque[j], -plant.limit[j]), plant.limit[j])
         views.applied[views.dofs[j]] = plant.torque[j]
-    physics._mj_step2(plant.model, plant.data)
+    _mj_step2(plant.model, plant.data)
     for j in range(q.shape[0]):
         plant.contact_torque[j] += physics.WRENCH_BLEND * (views.constraint[views.dofs[j]] - plant.contact_torque[j])
-    physics._mj_step1(plant.model, plant.data)
+    _mj_step1(plant.model, plant.data)
     _measure(views, plant.gravity, plant.tcp_pose, plant.jacobian, q, plant.qd, plant.bias)
 
 
 @njit(cache=True)
 def add_inertial_torque(plant: PlantArrays, acceleration: Array, torque: Array) -> None:
-    """Add to `torque` [N m] what gives the joints an acceleration [rad/s^2], shape (n,) each: the mass matrix times it."""
+    """Add to `torque` [N m] the mass matrix times an acceleration of the joints [rad/s^2], shape (n,) each."""
     dofs = plant.views.dofs
     full = np.zeros(plant.views.qvel.shape[0])
     product = np.zeros_like(full)

@@ -186,6 +186,8 @@ class RtdeEmulator:
                 client.publish(values, drop=dropping)
 
     def _serve(self, wait_s: float) -> None:
+        if any(client.closed for client in self._clients):
+            self._clients = [client for client in self._clients if not client.closed]
         listeners = {sock: name for name, sock in self._listeners.items()}
         clients = {client.socket: client for client in self._clients}
         ready, _, _ = select.select([*listeners, *clients], [], [], wait_s)
@@ -197,8 +199,6 @@ class RtdeEmulator:
         for client in self._clients:
             if client.unsent:
                 client.send(b"")
-        if any(client.closed for client in self._clients):
-            self._clients = [client for client in self._clients if not client.closed]
 
     def _accept(self, name: str, listener: socket.socket) -> None:
         with contextlib.suppress(OSError):

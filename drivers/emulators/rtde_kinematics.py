@@ -112,10 +112,18 @@ def inverse(
 
 @njit(cache=True)
 def tracking_torque(
-    mass: Array, q: Array, qd: Array, bias: Array, wanted: Array, velocity: Array, stiffness: float, damping: float
+    mass: Array, q: Array, qd: Array, bias: Array, wanted: Array, velocity: Array, acceleration: Array, rate: float
 ) -> Array:
-    """Computed torque [N m], shape (6,): error dynamics of a stiffness [1/s^2] and a damping [1/s] on every joint."""
-    return mass @ (stiffness * (wanted - q) + damping * (velocity - qd)) + bias
+    """Computed torque [N m], shape (6,), whose errors decay critically damped at `rate` [1/s].
+
+    Args:
+        mass: Joint-space inertia, shape (6, 6).
+        q, qd: Measured [rad, rad/s], shape (6,).
+        bias: Coriolis torque [N m], shape (6,).
+        wanted, velocity, acceleration: Of the reference, shape (6,).
+        rate: [1/s].
+    """
+    return mass @ (acceleration + rate * rate * (wanted - q) + 2.0 * rate * (velocity - qd)) + bias
 
 
 @njit(cache=True)

@@ -12,6 +12,7 @@ from scipy.spatial.transform import Rotation
 
 from drivers.impedance import ImpedanceGains, ImpedanceLaw, JointLimits, impedance_torque
 from drivers.impedance_reference import ReferenceLaw
+from drivers.safety_limits import SafetyLimits
 from drivers.twin.arms import load_arm
 from drivers.twin.twin import Twin
 from robot_rl.errors import ConfigError, ShapeError
@@ -75,17 +76,35 @@ def random_limits(rng, n):
     )
 
 
+def random_safety_limits(rng):
+    """A box about the origin, about as large as the poses' spread, so that half of them lie outside."""
+    return SafetyLimits(
+        position_low=tuple(rng.uniform(-1.5, -0.5, 3)),
+        position_high=tuple(rng.uniform(0.5, 1.5, 3)),
+        orientation_xyzw=tuple(Rotation.random(rng=rng).as_quat()),
+        rotation_limit=tuple(rng.uniform(0.5, 3.0, 3)),
+        max_speed=tuple(rng.uniform(0.5, 4.0, 2)),
+        max_wrench=tuple(rng.uniform(0.5, 4.0, 2)),
+        joint_margin=rng.uniform(0.0, 0.2),
+    )
+
+
+@pytest.mark.parametrize("guarded", [False, True])
 @pytest.mark.parametrize("n", [6, 7])
-def test_agrees_with_the_numpy_law_over_random_inputs(n):
+def test_agrees_with_the_numpy_law_over_random_inputs(n, guarded):
     rng = np.random.default_rng(n)
     for _ in range(20):
         limits, gains = random_limits(rng, n), random_gains(rng)
         start = pose_at(rng.normal(size=3), rng.normal(size=3))
         compiled, reference = ImpedanceLaw(limits, 0.002), ReferenceLaw(limits, 0.002)
+        safety = random_safety_limits(rng)
         for law in (compiled, reference):
             law.set_gains(gains)
             law.reset(start)
+            if guarded:
+                law.set_limits(safety)
         for _ in range(20):
+            compiled.contact[:] = reference.contact[:] = rng.normal(size=6)
             target, tcp = (pose_at(rng.normal(size=3), rng.normal(size=3)) for _ in range(2))
             target[3:] *= rng.choice([-1, 1])
             inputs = (rng.normal(size=(6, n)), rng.uniform(-2, 2, n), rng.normal(size=n), rng.normal(size=n) * 5)
@@ -133,24 +152,53 @@ def test_rotation_error_is_in_base_axes():
 
 def test_bias_passes_through_and_the_sum_obeys_the_torque_limit():
     law = cartesian_law(torque=5.0)
-    torque = wrench_towards(law, pose_at((0.004, 0.004, 0)), bias=np.array([-3.0, 3.0, 0, 0, 0, -9.0]))
-    np.testing.assert_allclose(torque, [1.0, 5.0, 0, 0, 0, -5.0], atol=1e-9)
+    torque = wrench_towards(law, pose_at((0.004, 0.001, 0)), bias=np.array([-3.0, 3.0, 0, 0, 0, -5.0]))
+    np.testing.assert_allclose(torque, [1.0, 3.8, 0, 0, 0, -5.0], atol=1e-9)
+    np.testing.assert_allclose(wrench_towards(law, AT_ORIGIN, bias=np.full(6, -9.0)), np.full(6, -5.0))
 
 
-def test_torque_rises_by_no_more_than_the_rate():
-    """10 N asked for at 1.5 a tick: 1.5, 3, ... 9, then 10. The bias is not delayed (by hand)."""
-    law = cartesian_law(replace(PLAIN, torque_rate=1.5))
+def test_where_a_joint_would_saturate_the_whole_spring_yields():
+    """4, 3.2 and 2.4 N asked for; the second joint has room for 1.6 beside a bias of 3.4: half of each (by hand)."""
+    law = cartesian_law(torque=5.0)
+    torque = wrench_towards(law, pose_at((0.004, 0.004, 0.004)), bias=np.array([0, 3.4, 0, 0, 0, 0]))
+    np.testing.assert_allclose(torque, [2.0, 5.0, 1.2, 0, 0, 0], atol=1e-9)
+
+
+def test_damping_has_its_torque_before_the_spring():
+    """10 N of spring against 50 N s/m x 0.1 m/s elsewhere: with a limit of 5 N m the damping's 4 N stay whole."""
+    law = cartesian_law(torque=5.0)
+    torque = wrench_towards(law, pose_at((1.0, 0, 0)), qd=np.array([0, 0.1, 0, 0, 0, 0]))
+    np.testing.assert_allclose(torque, [5.0, -4.0, 0, 0, 0, 0], atol=1e-9)
+
+
+def test_the_spring_rises_by_no_more_than_its_part_of_the_rate():
+    """10 N asked for at 0.7 x 2 a tick: 1.4, 2.8, ... 9.8, then 10. The bias is not delayed (by hand)."""
+    law = cartesian_law(replace(PLAIN, torque_rate=2.0))
     bias = np.array([20.0, 0, 0, 0, 0, 0])
-    seen = [wrench_towards(law, pose_at((1.0, 0, 0)), bias=bias)[0] for _ in range(8)]
-    np.testing.assert_allclose(seen, 20.0 + np.array([1.5, 3.0, 4.5, 6.0, 7.5, 9.0, 10.0, 10.0]), atol=1e-9)
+    seen = [wrench_towards(law, pose_at((1.0, 0, 0)), bias=bias)[0] for _ in range(9)]
+    np.testing.assert_allclose(seen, 20.0 + np.array([*(1.4 * np.arange(1, 8)), 10.0, 10.0]), atol=1e-9)
+
+
+def test_the_spring_keeps_its_direction_while_it_rises():
+    """10, 8 and 6 N asked for at 0.7 a tick: after the first, 0.7, 0.56 and 0.42 (by hand)."""
+    law = cartesian_law(replace(PLAIN, torque_rate=1.0))
+    torque = wrench_towards(law, pose_at((1.0, 1.0, 1.0)))
+    np.testing.assert_allclose(torque, [0.7, 0.56, 0.42, 0, 0, 0], atol=1e-9)
+
+
+def test_damping_has_the_whole_rate():
+    """50 N s/m x 1 m/s, at 3 a tick: 3, 6, 9 (by hand)."""
+    law = cartesian_law(replace(PLAIN, torque_rate=3.0))
+    seen = [wrench_towards(law, AT_ORIGIN, qd=np.array([1.0, 0, 0, 0, 0, 0]))[0] for _ in range(3)]
+    np.testing.assert_allclose(seen, [-3.0, -6.0, -9.0], atol=1e-9)
 
 
 def test_torque_rate_is_per_millisecond_whatever_the_tick():
-    """1 N m per ms at 4 ms a tick: 4 in the first (by hand)."""
+    """1 N m per ms at 4 ms a tick: the spring's 70% of 4 in the first (by hand)."""
     law = ImpedanceLaw(limits_of(6), 0.004)
     law.set_gains(replace(PLAIN, torque_rate=1.0))
     law.reset(AT_ORIGIN)
-    np.testing.assert_allclose(wrench_towards(law, pose_at((1.0, 0, 0)))[0], 4.0)
+    np.testing.assert_allclose(wrench_towards(law, pose_at((1.0, 0, 0)))[0], 2.8)
 
 
 @pytest.mark.parametrize("tick_s", [0.001, 0.002])
@@ -185,7 +233,9 @@ def test_a_joint_without_limits_is_never_pushed():
 
 
 def status_of(law, target, tcp, jacobian, q, qd, bias):
-    return impedance_torque(law.gains, law.joints, law.limits, law.contact, law.memory, target, tcp, jacobian, q, qd, bias, law.output)
+    return impedance_torque(
+        law.gains, law.joints, law.limits, law.contact, law.memory, target, tcp, jacobian, q, qd, bias, law.output
+    )
 
 
 @pytest.mark.parametrize("component", range(7))
@@ -219,7 +269,7 @@ def test_after_a_bad_state_torque_rises_from_zero_again():
     for _ in range(20):
         wrench_towards(law, pose_at((1.0, 0, 0)))
     status_of(law, AT_ORIGIN, AT_ORIGIN, np.eye(6), np.full(6, math.nan), ZERO, ZERO)
-    np.testing.assert_allclose(wrench_towards(law, pose_at((1.0, 0, 0)))[0], 1.0)
+    np.testing.assert_allclose(wrench_towards(law, pose_at((1.0, 0, 0)))[0], 0.7)
 
 
 @njit
@@ -248,6 +298,101 @@ def test_a_tick_allocates_nothing(numba_allocations):
         many_ticks(ticks, *arrays)
         counts.append(numba_allocations() - before)
     assert counts[0] == counts[1]
+
+
+BOX = SafetyLimits(
+    position_low=(-0.5, -0.5, -0.5), position_high=(0.5, 0.5, 0.5), orientation_xyzw=(0, 0, 0, 1.0),
+    rotation_limit=(0.5, 0.5, 0.5), max_speed=(1.0, 2.0), max_wrench=(50.0, 10.0), joint_margin=0.1,
+)  # fmt: skip
+
+
+def guarded_wrench(target, position=(0, 0, 0), rotvec=(0, 0, 0), twist=ZERO, contact=ZERO):
+    law = cartesian_law(replace(PLAIN, translational_clip=(0.05,) * 3))
+    law.set_limits(BOX)
+    law.contact[:] = contact
+    tcp = pose_at(position, rotvec)
+    law.reset(tcp)
+    law.contact[:] = contact
+    return law.wrench(np.asarray(target, float), tcp, np.asarray(twist, float)).copy()
+
+
+def test_well_inside_the_limits_the_guard_does_nothing():
+    wrench = guarded_wrench(pose_at((1.0, 0, 0)), twist=[0.3, 0, 0, 0, 0, 0.5])
+    np.testing.assert_allclose(wrench, [50.0 - 0.3 * 50.0, 0, 0, 0, 0, -0.5 * 2.0], atol=1e-9)
+
+
+def test_at_the_wall_nothing_pushes_outward():
+    """On the face of the box, with a target beyond it: the spring's 50 N are gone, and it is led back inside."""
+    assert guarded_wrench(pose_at((1.0, 0, 0)), position=(0.5, 0, 0))[0] < 0.0
+    assert guarded_wrench(pose_at((-1.0, 0, 0)), position=(-0.5, 0, 0))[0] > 0.0
+    assert guarded_wrench(pose_at(rotvec=(0, 0, 1.0)), rotvec=(0, 0, 0.51))[5] < 0.0
+
+
+def test_from_beyond_the_wall_the_way_back_is_free():
+    """Where the arm was put outside, the spring back inside is whole, and more pulls the same way."""
+    free = guarded_wrench(pose_at(), position=(0.49, 0, 0))[0]
+    assert guarded_wrench(pose_at(), position=(0.55, 0, 0))[0] <= free == -50.0
+
+
+def test_towards_a_wall_faster_than_it_allows_is_braked():
+    """5 cm before the wall at 0.8 m/s: more than the damper's 40 N against it, although the spring pushes on."""
+    assert guarded_wrench(pose_at((1.0, 0, 0)), position=(0.45, 0, 0), twist=[0.8, 0, 0, 0, 0, 0])[0] < -40.0
+    away = guarded_wrench(pose_at((-1.0, 0, 0)), position=(0.45, 0, 0), twist=[-0.5, 0, 0, 0, 0, 0])
+    np.testing.assert_allclose(away[0], -50.0 + 25.0)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_at_the_speed_limit_no_spring_is_left(axis):
+    """At 1 m/s the law brakes at least as hard as its damper does."""
+    twist = np.zeros(6)
+    twist[axis] = 1.0
+    along = guarded_wrench(pose_at(np.eye(3)[axis]), twist=twist)[axis]
+    assert along <= -PLAIN.damping[axis]
+
+
+def test_at_the_wrench_limit_nothing_pushes_on():
+    """50 N measured along +x: no push along it is left; across it and back the spring is whole (40 N, 50 N)."""
+    contact = np.array([50.0, 0, 0, 0, 0, 0])
+    np.testing.assert_allclose(guarded_wrench(pose_at((1, 1, 0)), contact=contact)[:2], [0.0, 40.0], atol=1e-9)
+    np.testing.assert_allclose(guarded_wrench(pose_at((-1, 0, 0)), contact=contact)[0], -50.0, atol=1e-9)
+    np.testing.assert_allclose(guarded_wrench(pose_at((1, 0, 0)), contact=0.9 * contact)[0], 25.0, atol=1e-9)
+
+
+def test_a_joint_on_its_way_into_the_margin_is_braked():
+    limits = JointLimits(lower=-np.ones(6), upper=np.ones(6), torque=np.full(6, 100.0), posture=np.zeros(6))
+    law = ImpedanceLaw(limits)
+    law.set_gains(replace(PLAIN, limit_stiffness=0.0, damping=(0.0,) * 3, rotational_damping=(0.0,) * 3))
+    law.set_limits(replace(BOX, max_speed=(10.0, 10.0)))
+    law.reset(AT_ORIGIN)
+    q, qd = np.array([0.8, -0.8, 0.8, 0.0, 0.95, -0.95]), np.array([1.5, -1.5, -1.5, 1.5, 0, 0])
+    torque = law.torque(AT_ORIGIN, AT_ORIGIN, np.eye(6), q, qd, np.zeros(6)).copy()
+    assert (torque[[0, 4]] < -1.0).all()
+    assert (torque[[1, 5]] > 1.0).all()
+    np.testing.assert_array_equal(torque[[2, 3]], 0.0)  # on its way out, and in the middle
+
+
+def test_wrench_and_torque_are_one_law():
+    """Through an identity Jacobian, joint torques are the wrench in `base`."""
+    rng = np.random.default_rng(1)
+    for _ in range(50):
+        torque, wrench = cartesian_law(), cartesian_law()
+        for law in (torque, wrench):
+            law.set_limits(BOX)
+        for _ in range(3):
+            target, tcp = (pose_at(rng.uniform(-0.6, 0.6, 3), rng.uniform(-0.6, 0.6, 3)) for _ in range(2))
+            twist, zero = rng.normal(size=6), np.zeros(6)
+            expected = torque.torque(target, tcp, np.eye(6), zero, twist, zero)
+            np.testing.assert_allclose(wrench.wrench(target, tcp, twist), expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_wrench_from_numbers_that_are_none(bad):
+    """A bad target leaves the last one standing; a bad state commands nothing."""
+    law, target = cartesian_law(), pose_at((0.004, 0, 0))
+    np.testing.assert_allclose(law.wrench(target, AT_ORIGIN, ZERO), [4.0, 0, 0, 0, 0, 0], atol=1e-12)
+    np.testing.assert_allclose(law.wrench(np.full(7, bad), AT_ORIGIN, ZERO), [4.0, 0, 0, 0, 0, 0], atol=1e-12)
+    np.testing.assert_array_equal(law.wrench(target, AT_ORIGIN, np.full(6, bad)), 0.0)
+    np.testing.assert_array_equal(law.wrench(target, np.full(7, bad), ZERO), 0.0)
 
 
 @pytest.mark.parametrize("bad", [{"stiffness": (1.0, math.nan, 1.0)}, {"damping": (-1.0, 0, 0)}, {"torque_rate": -0.1}])

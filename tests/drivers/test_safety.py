@@ -1,6 +1,7 @@
 """The safety supervisor: what passes, what is clipped, what is refused; and a property over any sequence."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from drivers.impedance import ImpedanceGains
+from drivers.impedance import ImpedanceGains, JointLimits
 from drivers.interfaces import ArmState
-from drivers.safety import SafeArm, SafetyLimits
-from robot_rl.errors import SafetyError
+from drivers.safety import SafeArm, SafeServoArm, SafetyLimits
+from robot_rl.errors import ConfigError, SafetyError, StaleStateError
 
 DOWN = np.array([1.0, 0.0, 0.0, 0.0])
 LIMITS = SafetyLimits(
@@ -23,12 +24,15 @@ LIMITS = SafetyLimits(
 class RecordingArm:
     """An arm that goes where it is told at once and remembers what it was told."""
 
-    def __init__(self, tcp_pose, wrench=(0,) * 6):
+    joint_limits = JointLimits(lower=-np.ones(7), upper=np.ones(7), torque=np.ones(7), posture=np.zeros(7))
+
+    def __init__(self, tcp_pose, wrench=(0,) * 6, q=(0,) * 7, twist=(0,) * 6):
         self.tcp_pose, self.wrench, self.calls = np.array(tcp_pose, float), np.array(wrench, float), []
+        self.q, self.twist, self.time_s = np.array(q, float), np.array(twist, float), 0.0
 
     def state(self):
         zero = np.zeros(7)
-        return ArmState(0.0, zero, zero, zero, self.tcp_pose.copy(), np.zeros(6), self.wrench)
+        return ArmState(self.time_s, self.q, zero, zero, self.tcp_pose.copy(), self.twist, self.wrench)
 
     def command(self, target_pose):
         assert target_pose.shape == (7,)
@@ -153,10 +157,114 @@ def test_a_reading_that_is_not_a_number_is_refused(bad):
     """NaN is above no limit; it must not pass for a small one."""
     broken_pose = pose()
     broken_pose[1] = bad
-    for arm in (RecordingArm(pose(), wrench=(0, 0, bad, 0, 0, 0)), RecordingArm(broken_pose)):
+    arms = (
+        RecordingArm(pose(), wrench=(0, 0, bad, 0, 0, 0)),
+        RecordingArm(broken_pose),
+        RecordingArm(pose(), q=(0, 0, 0, bad, 0, 0, 0)),
+        RecordingArm(pose(), twist=(bad, 0, 0, 0, 0, 0)),
+    )
+    for arm in arms:
         with pytest.raises(SafetyError):
             SafeArm(arm, LIMITS).command(pose())
         assert arm.calls == ["stop"]
+
+
+REFUSING = replace(LIMITS, outside="refuse")
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        (pose(0.5, 0.0, 0.04), "outside the box"),
+        (pose(away=(0.15, 0, 0)), "outside the box"),
+        (pose(0.66, 0, 0.2), "max_step"),
+        (pose(away=(0, 0, 0.6)), "max_step"),
+    ],
+)
+def test_what_is_declared_refused_is_not_clipped(target, words):
+    arm = RecordingArm(pose())
+    with pytest.raises(SafetyError, match=words):
+        SafeArm(arm, REFUSING).command(target)
+    assert arm.calls == ["stop"]
+
+
+def test_on_the_face_and_at_full_step_is_inside():
+    arm = RecordingArm(pose(0.55))
+    SafeArm(arm, REFUSING).command(pose(0.7, away=(0.1, 0, 0)))
+    np.testing.assert_allclose(arm.tcp_pose[:3], [0.7, 0, 0.2], atol=1e-12)
+
+
+@pytest.mark.parametrize(("q3", "accepted"), [(0.9, True), (0.96, True), (0.98, False), (-0.98, False), (1.2, False)])
+def test_a_joint_within_half_its_margin_is_refused(q3, accepted):
+    """Limits at 1 rad, margin 0.05: refused from 0.975 on (by hand)."""
+    arm = RecordingArm(pose(), q=(0, 0, q3, 0, 0, 0, 0))
+    if accepted:
+        SafeArm(arm, LIMITS).command(pose())
+        return
+    with pytest.raises(SafetyError, match="Joint 3 is"):
+        SafeArm(arm, LIMITS).command(pose())
+    assert arm.calls == ["stop"]
+
+
+class StillClock:
+    def __init__(self, time_s):
+        self.time_s = time_s
+
+    def now(self):
+        return self.time_s
+
+
+@pytest.mark.parametrize(("age", "accepted"), [(0.09, True), (0.11, False), (math.nan, False)])
+def test_a_reading_too_old_to_act_on_is_refused(age, accepted):
+    arm = RecordingArm(pose())
+    safe = SafeArm(arm, LIMITS, StillClock(age))
+    if accepted:
+        safe.command(pose())
+        return
+    with pytest.raises(StaleStateError, match=r"limit 0.100 s \(SafetyLimits.max_state_age_s\)"):
+        safe.command(pose())
+    assert arm.calls == ["stop"]
+
+
+def test_without_limits_nothing_moves():
+    arm = RecordingArm(pose())
+    safe = SafeArm(arm)
+    with pytest.raises(SafetyError, match="set_limits"):
+        safe.command(pose())
+    safe.set_limits(LIMITS)
+    safe.command(pose())
+    assert arm.calls == ["stop", "set_limits", "command"]
+
+
+def test_a_servo_arm_keeps_its_loop():
+    arm = RecordingArm(pose())
+    arm.period_s, arm.law_s, arm.moving = 0.002, 1e-5, True
+    safe = SafeServoArm(arm, LIMITS)
+    safe.tick()
+    assert (safe.period_s, safe.law_s, safe.moving) == (0.002, 1e-5, True)
+    assert arm.calls == ["tick"]
+
+
+@pytest.mark.parametrize(
+    ("bad", "words"),
+    [
+        ({"position_low": (0.3, 0.2, 0.05)}, "along y"),
+        ({"position_low": (0.3, math.nan, 0.05)}, "position_low"),
+        ({"orientation_xyzw": (1.0, 0.5, 0.0, 0.0)}, r"norm 1\.118"),
+        ({"rotation_limit": (0.1, -0.1, 0.1)}, "rotation_limit"),
+        ({"max_speed": (0.0, 1.0)}, "never move"),
+        ({"max_speed": (math.inf, 1.0)}, "max_speed"),
+        ({"max_step": (-0.1, 0.5)}, "max_step"),
+        ({"max_wrench": (math.nan, 1.0)}, "max_wrench"),
+        ({"joint_margin": -0.1}, "joint_margin"),
+        ({"max_state_age_s": 0.0}, "max_state_age_s"),
+        ({"outside": "ignore"}, "clip or refuse"),
+        ({"max_speed": (1.0,)}, "2 numbers"),
+    ],
+)
+def test_limits_that_make_no_sense_say_which(bad, words):
+    with pytest.raises(ConfigError, match=words):
+        replace(LIMITS, **bad)
 
 
 numbers = st.floats(-3.0, 3.0) | st.floats()
@@ -195,5 +303,5 @@ def test_everything_else_reaches_the_arm():
         safe.move_to_pose(pose(), 1.0)
         safe.recover()
         safe.stop()
-    expected = ["connect", "set_impedance", "move_to_joints", "move_to_pose", "recover", "stop", "close"]
+    expected = ["connect", "set_limits", "set_impedance", "move_to_joints", "move_to_pose", "recover", "stop", "close"]
     assert arm.calls == expected
