@@ -1,21 +1,29 @@
 """A cell: one arm, its gripper, cameras, tracker and clock, opened from `twin` or from a cell file."""
 
-import importlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from drivers.cell_cameras import Eyes, StageView, TwinView
 from drivers.cell_file import ARM_DRIVERS, CameraFile, CellFile, LimitsFile, load_cell_file
+from drivers.emulators.stage import Stage as EmulatorStage
+from drivers.emulators.stage import StageTracker
 from drivers.interfaces import Arm, Camera, Clock, Gripper, Stage, Tracker
+from drivers.loading import load
 from drivers.realtime import ArmClock, ArmProcess, WallClock
+from drivers.tag_layout import Tag, TagLayout
 from drivers.twin.arms import load_arm
 from drivers.twin.devices import TwinArm, TwinCamera, TwinClock, TwinGripper, TwinTracker
 from drivers.twin.scene import Scene
+from drivers.twin.tags import with_tags
 from drivers.twin.twin import Twin
 from robot_rl.errors import ConfigError
 
 __all__ = ["Cell", "NoGripper", "NoTracker", "SceneRequest", "open_cell"]
+
+
+_TWIN_CAMERA = CameraFile(driver="twin")
 
 
 @dataclass(frozen=True)
@@ -25,6 +33,8 @@ class Cell:
     Attributes:
         twin: The simulation behind the devices; None on metal.
         stage: What a task arranges its props with; None on metal, where a person does.
+        eyes: Owner of the cameras of a cell file.
+        home: Joint posture to begin the first episode from [rad].
         limits: Tightens the tasks' own.
         faults_in_a_row: Episodes that may end in a fault, one after another, before the environment gives up.
     """
@@ -36,14 +46,15 @@ class Cell:
     cameras: dict[str, Camera] = field(default_factory=dict[str, Camera])
     twin: Twin | None = None
     stage: Stage | None = None
+    eyes: Eyes | None = None
     home: tuple[float, ...] | None = None
-    limits: LimitsFile = LimitsFile()
+    limits: LimitsFile = field(default_factory=LimitsFile)
     faults_in_a_row: int = 3
 
     def close(self) -> None:
         """Let go of every device."""
         self.arm.close()
-        for device in (self.gripper, self.tracker, self.stage, *self.cameras.values()):
+        for device in (self.gripper, self.tracker, *self.cameras.values(), self.eyes, self.stage):
             close: Callable[[], None] | None = getattr(device, "close", None)
             if close is not None:
                 close()
@@ -57,6 +68,7 @@ class SceneRequest:
         arm: Which arm the twin has: a name or the path of an MJCF file (see `drivers.twin.arms.load_arm`).
         build: Adds the task's props to the twin.
         objects: Bodies the tracker reports.
+        tags: What the objects wear where a simulated scene is looked at by a tag tracker.
         cameras: Cameras to open; on metal, those of the cell file.
         image_size: Height and width of their pictures [pixels].
         real_time: Pace the twin to the wall clock.
@@ -65,6 +77,7 @@ class SceneRequest:
     arm: str = "fr3"
     build: Callable[[Scene], None] | None = None
     objects: tuple[str, ...] = ()
+    tags: TagLayout = field(default_factory=dict[str, Sequence[Tag]])
     cameras: tuple[str, ...] = ()
     image_size: int = 128
     real_time: bool = False
@@ -112,8 +125,7 @@ def open_cell(cell: str, request: SceneRequest | None = None, *, rehearse: str =
     """
     request = request or SceneRequest()
     if cell == "twin":
-        file = CellFile(cameras={name: CameraFile(driver="twin") for name in request.cameras})
-        return _open_twin(file, request)
+        return _open_twin(CellFile(), request)
     if not re.search(r"\.ya?ml$", cell):
         raise ConfigError(
             f"Unknown cell {cell!r}: twin, or the path of a cell file (.yaml). See: robot-rl cells new --help"
@@ -121,56 +133,64 @@ def open_cell(cell: str, request: SceneRequest | None = None, *, rehearse: str =
     file = load_cell_file(cell)
     if file.arm.driver == "twin":
         return _open_twin(file, request)
-    return _open_metal(file, request, cell, rehearse)
+    return _open_metal(file, request, rehearse)
 
 
 def _open_twin(file: CellFile, request: SceneRequest) -> Cell:
-    twin = Twin(load_arm(file.arm.model or request.arm), request.build)
-    wanted = {name: camera for name, camera in file.cameras.items() if name in request.cameras}
+    tags = file.tracker.driver == "tags"
+    build = with_tags(request.build, request.tags) if tags and request.build else request.build
+    twin = Twin(load_arm(file.arm.model or request.arm), build)
+    clock, arm = TwinClock(twin, real_time=request.real_time), TwinArm(twin)
+    eyes = Eyes(file, clock, TwinView(twin), paced=False)
     cameras: dict[str, Camera] = {}
-    for name in wanted:
-        cameras[name] = TwinCamera(twin, name, request.image_size, request.image_size)
+    for name in request.cameras:
+        if file.cameras.get(name, _TWIN_CAMERA).driver == "twin":
+            cameras[name] = TwinCamera(twin, name, request.image_size, request.image_size)
+        else:
+            cameras[name] = eyes.camera(name, request.image_size)
     return Cell(
-        clock=TwinClock(twin, real_time=request.real_time),
-        arm=TwinArm(twin),
+        clock=clock,
+        arm=arm,
         gripper=TwinGripper(twin),
-        tracker=TwinTracker(twin, request.objects),
+        tracker=eyes.tracker(arm, request.tags) if tags else TwinTracker(twin, request.objects),
         cameras=cameras,
         twin=twin,
         stage=twin,
+        eyes=eyes,
         limits=file.limits,
         faults_in_a_row=file.faults_in_a_row,
     )
 
 
-def _open_metal(file: CellFile, request: SceneRequest, path: str, rehearse: str) -> Cell:
-    from drivers.emulators.stage import Stage as EmulatorStage
-    from drivers.emulators.stage import StageTracker
-
+def _open_metal(file: CellFile, request: SceneRequest, rehearse: str) -> Cell:
     stage = EmulatorStage(rehearse) if rehearse else None
     facts: dict[str, Any] = stage.facts() if stage else {}
-    clock_name = "lockstep" if facts.get("lockstep") else "arm" if facts.get("speed", 1.0) != 1.0 else "wall"
+    pace = "lockstep" if facts.get("lockstep") else "arm" if facts.get("speed", 1.0) != 1.0 else "wall"
     host = rehearse or file.arm.host
     options = {"host": host, **file.arm.options}
-    for name, value in (("home", file.arm.home), ("tcp_flange", file.arm.tcp_flange)):
-        if value is not None:
-            options[name] = value
+    options |= {k: v for k, v in (("home", file.arm.home), ("tcp_flange", file.arm.tcp_flange)) if v is not None}
     arm = ArmProcess(
-        ARM_DRIVERS.get(file.arm.driver, file.arm.driver), options, name=f"{file.arm.driver} {host}", clock=clock_name,
+        ARM_DRIVERS.get(file.arm.driver, file.arm.driver), options, name=f"{file.arm.driver} at {host}", clock=pace,
         hold_after_s=file.watchdog.hold_after_s, stop_after_s=file.watchdog.stop_after_s,
         max_state_age_s=file.arm.max_state_age_s, core=None if rehearse else file.arm.core,
     )  # fmt: skip
-    clock = WallClock() if clock_name == "wall" else ArmClock(arm)
+    clock = WallClock() if pace == "wall" else ArmClock(arm)
+    eyes = Eyes(file, clock, StageView(stage) if stage else None, paced=pace == "wall")
     tracker: Tracker = NoTracker()
-    if stage is not None:
-        tracker = StageTracker(stage, request.objects, None if clock_name != "wall" else clock.now)
+    if file.tracker.driver == "tags" and (stage is None or facts.get("tags")):
+        tracker = eyes.tracker(arm, request.tags if stage else None)
+    elif stage is not None:
+        tracker = StageTracker(stage, request.objects, clock.now if pace == "wall" else None)
+    elif file.tracker.driver != "none":
+        tracker = load(file.tracker.driver, {})
     return Cell(
         clock=clock,
         arm=arm,
         gripper=_gripper(file, rehearse or file.gripper.host or file.arm.host),
         tracker=tracker,
-        cameras={},
+        cameras={name: eyes.camera(name, request.image_size) for name in file.cameras if request.cameras},
         stage=stage,
+        eyes=eyes,
         home=file.arm.home,
         limits=file.limits,
         faults_in_a_row=file.faults_in_a_row,
@@ -183,18 +203,3 @@ def _gripper(file: CellFile, host: str) -> Gripper:
     if driver == "none":
         return NoGripper(**file.gripper.options)
     return load(known.get(driver, driver), {"host": host, **file.gripper.options})
-
-
-def load(driver: str, options: dict[str, Any]) -> Any:
-    """A device from `module:Class` and keyword arguments. Raises ConfigError."""
-    module, _, name = driver.partition(":")
-    try:
-        made = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(
-            f"The driver {driver!r} cannot be loaded ({error}). Expected your_package.module:Class."
-        ) from error
-    try:
-        return made(**options)
-    except TypeError as error:
-        raise ConfigError(f"The driver {driver!r} does not take {sorted(options)} ({error}).") from error

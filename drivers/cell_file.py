@@ -62,6 +62,8 @@ class CameraFile(_Section):
     crop: tuple[int, int, int, int] | None = None  # x, y, width, height; the largest middle square by default
     exposure_us: float | None = Field(default=None, gt=0)
     white_balance_k: float | None = Field(default=None, gt=0)
+    intrinsics: tuple[float, float, float, float] | None = None  # fx, fy, cx, cy [pixels], of opencv cameras
+    distortion: tuple[float, float, float, float, float] = (0.0, 0.0, 0.0, 0.0, 0.0)
     max_age_s: float = Field(default=0.3, gt=0)
     options: dict[str, Any] = {}
 
@@ -85,6 +87,7 @@ class TrackerFile(_Section):
     max_age_s: float = Field(default=0.5, gt=0)
     max_reprojection_px: float = Field(default=2.0, gt=0)
     objects: dict[str, tuple[TagFile, ...]] = {}
+    upright: tuple[str, ...] = ()  # objects that only ever turn about the vertical: far more exact
 
 
 class WatchdogFile(_Section):

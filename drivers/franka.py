@@ -88,7 +88,7 @@ class FrankaArm:
     ) -> None:
         if realtime not in ("auto", "enforce", "ignore"):
             raise ConfigError(f"realtime={realtime!r} is not known; use auto, enforce or ignore.")
-        self.host, self.law_s = host, 0.0
+        self.host, self.law_s, self.time_s = host, 0.0, 0.0
         self._tcp_flange, self._load = np.array(tcp_flange), (load_kg, list(load_centre))
         self._collision, self._realtime = collision, realtime
         self._law = ImpedanceLaw(replace(FR3_LIMITS, posture=np.array(home)))
@@ -126,11 +126,11 @@ class FrankaArm:
                 self._read(self._robot.read_once())
                 return
             state, _ = self._control.readOnce()
-            start = time.perf_counter()
             self._read(state)
+            start = time.perf_counter()
             self._compute()
-            self._control.writeOnce(franka.Torques(self._torque.tolist()))
             self.law_s = time.perf_counter() - start
+            self._control.writeOnce(franka.Torques(self._torque.tolist()))
         except franka.ControlException as error:
             self._lose_control()
             raise DeviceFaultError(
@@ -150,7 +150,7 @@ class FrankaArm:
         to_tcp = matrix_from_quat(self._tcp[3:]).T
         twist = self._jacobian @ self._qd
         return ArmState(
-            time_s=self._state.time.to_sec(),
+            time_s=self.time_s,
             q=self._q.copy(),
             qd=self._qd.copy(),
             torque=self._torque.copy(),
@@ -269,7 +269,7 @@ class FrankaArm:
         self._control, self._motion = None, None
 
     def _read(self, state: Any) -> None:
-        self._state = state
+        self._state, self.time_s = state, state.time.to_sec()
         self._q[:], self._qd[:] = state.q, state.dq
         _pose_into(np.array(state.O_T_EE), self._tcp)
         self._jacobian[:] = np.array(self._model.zero_jacobian(state)).reshape(7, 6).T
@@ -293,7 +293,7 @@ class FrankaArm:
     def _start_motion(self, motion: JointMotion | PoseMotion) -> None:
         self._end_motion()
         self._law.limits[:] = NO_LIMITS  # a reset may begin and end outside a task's box; its own speed is limited
-        self._motion, self._motion_start = motion, self._state.time.to_sec()
+        self._motion, self._motion_start = motion, self.time_s
 
     def _end_motion(self) -> None:
         if self._motion is None:
@@ -307,7 +307,7 @@ class FrankaArm:
         self._law.limits[:] = self._limits
 
     def _follow_joints(self, motion: JointMotion) -> Array:
-        elapsed = self._state.time.to_sec() - self._motion_start
+        elapsed = self.time_s - self._motion_start
         q, qd = motion.at(elapsed)
         wanted = JOINT_STIFFNESS * (q - self._q) + JOINT_DAMPING * (qd - self._qd) + self._bias
         off = float(np.abs(motion.goal - self._q).max())
@@ -316,7 +316,7 @@ class FrankaArm:
         return wanted
 
     def _follow_pose(self, motion: PoseMotion) -> None:
-        elapsed = self._state.time.to_sec() - self._motion_start
+        elapsed = self.time_s - self._motion_start
         self._target[:] = motion.at(elapsed)
         if elapsed >= motion.duration_s:
             off = float(np.linalg.norm(motion.goal[:3] - self._tcp[:3]))

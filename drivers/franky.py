@@ -68,7 +68,7 @@ class FrankyArm:
         collision: tuple[float, float, float] = (60.0, 20.0, 60.0),
         realtime: bool = False,
     ) -> None:
-        self.host, self.law_s = host, 0.0
+        self.host, self.law_s, self.time_s = host, 0.0, 0.0
         self._tcp_flange, self._home, self._collision, self._realtime = np.array(tcp_flange), home, collision, realtime
         self._gains, self._limits = ImpedanceGains(), None
         self._robot: Any = None
@@ -163,14 +163,14 @@ class FrankyArm:
             self._robot.move(franky.JointMotion(franky.JointState(goal)), asynchronous=True)
         except RuntimeError as error:
             raise _fault(self.host, error) from error
-        self._motion, self._motion_start = motion, self._state.time.to_sec()
+        self._motion, self._motion_start = motion, self.time_s
 
     def move_to_pose(self, pose: Array, duration_s: float) -> None:
         """Begin a straight motion of the tcp, compliantly."""
         motion = PoseMotion.plan(self._tcp, np.asarray(pose, dtype=np.float64), duration_s, MOTION_SPEED)
         self._end_motion()
         self._track(MOTION_GAINS)
-        self._motion, self._motion_start = motion, self._state.time.to_sec()
+        self._motion, self._motion_start = motion, self.time_s
 
     def recover(self) -> None:
         """Clear the robot's fault once and hold the measured pose. Raises DeviceFaultError when it persists."""
@@ -245,6 +245,7 @@ class FrankyArm:
 
     def _read(self) -> None:
         self._state = self._robot.state
+        self.time_s = self._state.time.to_sec()
         pose = self._state.O_T_EE
         self._tcp[:3], self._tcp[3:] = pose.translation, pose.quaternion
 
@@ -252,7 +253,7 @@ class FrankyArm:
         franky = _library()
         motion = self._motion
         if isinstance(motion, PoseMotion):
-            elapsed = self._state.time.to_sec() - self._motion_start
+            elapsed = self.time_s - self._motion_start
             self._target[:] = motion.at(elapsed)
             self._arrive(motion, elapsed)
         else:
@@ -292,7 +293,7 @@ class FrankyArm:
         if not self._robot.is_in_control:
             self._motion = None
             self._begin()
-        elif self._state.time.to_sec() - self._motion_start > 5.0 * motion.duration_s + SETTLE_S:
+        elif self.time_s - self._motion_start > 5.0 * motion.duration_s + SETTLE_S:
             raise DeviceFaultError(f"A joint motion of {self.host} did not end. Look for what is in its way.")
 
     def _end_motion(self) -> None:

@@ -114,7 +114,7 @@ class ReferenceLaw:
             least = constants.BAND[part]
             allowed = float(_allowed(np.array(distance), constants.BRAKING[part], constants.RETURN[part]))
             reserve, band = allowed - normal @ twist, max(least, 0.4 * allowed)
-            push = max(normal @ spring, 0.0)
+            push = max(normal @ spring, 0.0) / (normal @ normal)
             spring -= (1.0 - np.clip(reserve / band, 0.0, 1.0)) * push * normal
             brake -= constants.BRAKE[part] * damping * max(band / 4 - reserve, 0.0) * normal
             left = min(left, float(np.clip(1.0 + 2.0 * reserve / band, 0.0, 1.0)))
@@ -124,12 +124,14 @@ class ReferenceLaw:
         """Part, outward normal (6,), distance and damping of every wall."""
         nominal = Rotation.from_quat(limits.orientation_xyzw)
         away = (nominal.inv() * Rotation.from_quat(tcp[3:])).as_rotvec()
+        x = np.cross(np.eye(3), away)  # as a matrix: x @ v = away x v
+        rates = np.eye(3) - x / 2 + x @ x / 12  # of `away`, from the angular velocity about the nominal axes
         for i in range(3):
             for side in (-1.0, 1.0):
                 edge = limits.position_high[i] if side > 0 else limits.position_low[i]
                 straight, turning = np.zeros(6), np.zeros(6)
                 straight[i] = side
-                turning[3:] = side * nominal.as_matrix()[:, i]
+                turning[3:] = side * (nominal.as_matrix() @ rates[i])
                 yield 0, straight, side * (edge - tcp[i]) - constants.INSET[0], self.damping[i]
                 yield 1, turning, limits.rotation_limit[i] - side * away[i] - constants.INSET[1], self.damping[3 + i]
 

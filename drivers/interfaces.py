@@ -56,7 +56,7 @@ class Frame:
 class TrackedPose:
     """Where an object was seen: `pose` in `base`, shape (7,), at `time_s` on the cell's clock.
 
-    `reprojection_px` is how far the measured features lie from where that pose puts them, rms; None where there are none.
+    `reprojection_px` is how far measured features lie from where that pose puts them, rms; None where there are none.
     """
 
     time_s: float
@@ -127,6 +127,7 @@ class ServoArm(Arm, Protocol):
     """
 
     period_s: float  # nominal, between ticks [s]
+    time_s: float  # of the last reading, on the arm's own clock [s]
     law_s: float  # what the last tick took to compute, without waiting for the arm [s]
 
     @property

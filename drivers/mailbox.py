@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from drivers.interfaces import ArmState
@@ -37,8 +38,7 @@ _STATE = [
     ("message", f"S{TEXT}"),
 ]  # fmt: skip
 _LOOP = [
-    ("sequence", "u8"), ("ticks", "u8"), ("missed", "u8"), ("started_s", "f8"), ("period_us", "u8", BINS),
-    ("law_us", "u8", BINS),
+    ("counters", "u8", 2), ("period_us", "u8", BINS), ("law_us", "u8", BINS),
 ]  # fmt: skip
 _LAYOUT = np.dtype([("target", _TARGET), ("state", _STATE), ("loop", _LOOP)])
 
@@ -73,6 +73,7 @@ class Mailbox:
             self._map = mmap.mmap(file.fileno(), _LAYOUT.itemsize)
         self._record: Any = np.frombuffer(self._map, dtype=_LAYOUT, count=1)[0]
         self.target, self.status, self.loop = (self._record[name] for name in ("target", "state", "loop"))
+        self._counters, self._periods, self._laws = (self.loop[name] for name in ("counters", "period_us", "law_us"))
 
     def send_target(self, pose: NDArray[np.float64], now_s: float) -> int:
         """Ask for a target pose in `base`, shape (7,), at monotonic time `now_s`. Returns its number."""
@@ -99,6 +100,10 @@ class Mailbox:
             record["tcp_pose"], record["twist_tcp"], record["wrench_tcp"] = (
                 state.tcp_pose, state.twist_tcp, state.wrench_tcp,
             )  # fmt: skip
+
+    def count_tick(self, period_s: float, law_s: float, nominal_s: float) -> None:
+        """Note a cycle of the loop: the time since the last one, and the law's own."""
+        _count(self._counters, self._periods, self._laws, period_s, law_s, nominal_s)
 
     def say(self, mode: int, kind: str = "", message: str = "", refused: int = 0) -> None:
         """Show what is being done with the arm and, where something is wrong, which error and why."""
@@ -129,6 +134,18 @@ class Mailbox:
         if self._owner:
             with contextlib.suppress(FileNotFoundError):
                 self.path.unlink()
+
+
+@njit(cache=True)
+def _count(
+    counters: NDArray[np.uint64], periods: NDArray[np.uint64], laws: NDArray[np.uint64],
+    period_s: float, law_s: float, nominal_s: float,
+) -> None:  # fmt: skip
+    counters[0] += 1
+    periods[min(int(period_s * 1e6), BINS - 1)] += 1
+    laws[min(int(law_s * 1e6), BINS - 1)] += 1
+    if period_s > 1.5 * nominal_s:
+        counters[1] += round(period_s / nominal_s) - 1
 
 
 class _Writing:

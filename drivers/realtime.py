@@ -198,7 +198,7 @@ class ArmProcess:
         loop = self._opened.loop
         period, law = loop["period_us"].copy(), loop["law_us"].copy()
         return LoopStatistics(
-            int(loop["ticks"]), int(loop["missed"]),
+            int(loop["counters"][0]), int(loop["counters"][1]),
             percentile_us(period, 50), percentile_us(period, 99.9), percentile_us(law, 50), percentile_us(law, 99.9),
         )  # fmt: skip
 

@@ -8,7 +8,6 @@ it holds the measured pose when no target came for `hold_after_s`, and closes th
 
 import ctypes
 import gc
-import importlib
 import json
 import os
 import select
@@ -24,13 +23,14 @@ from typing import Any
 import numpy as np
 
 from drivers.impedance import ImpedanceGains
-from drivers.interfaces import ServoArm
-from drivers.mailbox import BINS, Mailbox, Mode
+from drivers.loading import load
+from drivers.mailbox import Mailbox, Mode
 from drivers.safety import SafeServoArm, SafetyLimits
 from robot_rl.errors import ConfigError, DeviceConnectionError, RobotRLError, SafetyError
 
-__all__ = ["Loop", "build", "main"]
+__all__ = ["Loop", "main"]
 
+SERVE_EVERY = 20  # cycles of an arm in lockstep between looks at requests: nobody asks while it waits for the arm
 IDLE_WAIT_S = 0.01  # between looks at an arm that is not connected
 PRIORITY = 80
 MLOCK_CURRENT_AND_FUTURE = 3
@@ -60,13 +60,15 @@ class Loop:
         self._waiting: tuple[int, float | None] | None = None  # request to answer when a motion or a run has ended
         self._taken = 0  # number of the last target taken
         self._taken_at, self._last_tick, self._arm_time = 0.0, 0.0, 0.0
+        self._cycles = 0
         self._buffer = b""
 
     def run(self) -> None:
         """Until asked to close, or until the other side is gone and the arm was stopped."""
         try:
             while not self._closing:
-                self._serve()
+                if self.clock != "lockstep" or self._cycles % SERVE_EVERY == 0 or not self._may_run():
+                    self._serve()
                 if not self._connected:
                     if self._orphan:
                         return
@@ -83,11 +85,11 @@ class Loop:
         return self.clock != "lockstep" or self._orphan or self.mode == Mode.MOVING or self._arm_time < self._until
 
     def _cycle(self) -> None:
+        self._cycles += 1
         try:
             self._follow()
             self.arm.tick()
-            state = self.arm.state()
-            self._arm_time = state.time_s
+            self._arm_time = self.arm.time_s
             self._count()
             self._settle_motion()
         except SafetyError as error:
@@ -100,13 +102,7 @@ class Loop:
 
     def _follow(self) -> None:
         """Take a new target, or let the watchdog see that there is none."""
-        if (
-            self.clock == "lockstep"
-            and self.mode == Mode.FOLLOWING
-            and self._taken == int(self.mailbox.target["count"])
-        ):
-            pass
-        else:
+        if self._taken != int(self.mailbox.target["count"]):
             newest = self.mailbox.read_target()
             if newest is not None and newest[0] != self._taken:
                 self._taken, pose = newest
@@ -152,10 +148,11 @@ class Loop:
         self._say(Mode.HOLDING, type(error).__name__, str(error), refused=self._taken)
 
     def _fail(self, error: RobotRLError) -> None:
-        self._say(Mode.FAULT, type(error).__name__, str(error))
-        if isinstance(error, DeviceConnectionError):  # nothing more to read; recovery connects anew
-            self.arm.close()
+        if self.mode == Mode.FAULT or isinstance(error, DeviceConnectionError):
+            self.arm.close()  # not even readings come any more; recovery connects anew
             self._connected = False
+        if self.mode != Mode.FAULT:
+            self._say(Mode.FAULT, type(error).__name__, str(error))
         if self._waiting is not None:
             number, _ = self._waiting
             self._waiting = None
@@ -173,14 +170,9 @@ class Loop:
 
     def _count(self) -> None:
         """Period, missed ticks and the law's own time, into the shared histograms."""
-        now, loop = time.monotonic(), self.mailbox.loop
+        now = time.monotonic()
         if self._last_tick:
-            period = now - self._last_tick
-            loop["ticks"] += 1
-            loop["period_us"][min(int(period * 1e6), BINS - 1)] += 1
-            loop["law_us"][min(int(self.arm.law_s * 1e6), BINS - 1)] += 1
-            if period > 1.5 * self.arm.period_s:
-                loop["missed"] += round(period / self.arm.period_s) - 1
+            self.mailbox.count_tick(now - self._last_tick, self.arm.law_s, self.arm.period_s)
         self._last_tick = now
 
     def _now(self) -> float:
@@ -228,7 +220,7 @@ class Loop:
         if not self._connected:
             self.arm.connect()
             self._connected = True
-        self._arm_time = self.arm.state().time_s
+        self._arm_time = self.arm.time_s
         self._hold()
         return {"period_s": self.arm.period_s, "joints": len(self.arm.state().q)}
 
@@ -296,20 +288,6 @@ class Loop:
             self._orphan, self._taken_at, self._until = True, time.monotonic(), np.inf
 
 
-def build(driver: str, options: dict[str, Any]) -> ServoArm:
-    """An arm from `module:Class` and keyword arguments. Raises ConfigError."""
-    module, _, name = driver.partition(":")
-    try:
-        made: Any = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"Arm driver {driver!r} cannot be loaded ({error}). Expected `module:Class`.") from error
-    try:
-        arm: ServoArm = made(**options)
-    except TypeError as error:
-        raise ConfigError(f"Arm driver {driver!r} does not take {sorted(options)} ({error}).") from error
-    return arm
-
-
 def prefer_realtime(core: int | None) -> list[str]:
     """Ask the kernel for real-time scheduling and locked memory; returns, in words, what it did not grant."""
     missing: list[str] = []
@@ -351,7 +329,7 @@ def main() -> None:
         line += received
     config = json.loads(line)
     try:
-        arm = SafeServoArm(build(config["driver"], config["options"]))
+        arm = SafeServoArm(load(config["driver"], config["options"]))
         missing = prefer_realtime(config["core"])
         answer: dict[str, Any] = {"result": missing}
     except RobotRLError as error:

@@ -14,7 +14,7 @@ __all__ = ["RobotiqGripper"]
 
 CONNECT_TIMEOUT_S = 2.5
 ANSWER_TIMEOUT_S = 1.0
-ACTIVATION_TIMEOUT_S = 5.0
+ACTIVATION_TIMEOUT_S = 10.0
 ACTIVE, STOPPED_OPENING, STOPPED_CLOSING = 3, 1, 2
 FAULTS = {
     5: "it waits for its activation", 7: "it must be activated first", 8: "it is too hot", 9: "it does not communicate",

@@ -220,6 +220,11 @@ class SafeServoArm(SafeArm):
         return self.arm.period_s
 
     @property
+    def time_s(self) -> float:
+        """Of the last reading, on the arm's own clock [s]."""
+        return self.arm.time_s
+
+    @property
     def law_s(self) -> float:
         """What the last tick took to compute, without waiting for the arm [s]."""
         return self.arm.law_s

@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from drivers.cameras import CameraIntrinsics
 from drivers.interfaces import Arm, Camera, Frame, TrackedPose
+from drivers.tag_detector import CORNERS, TagDetector
 from drivers.tag_layout import DICTIONARY, TagLayout, markers
 from drivers.tag_pose import PoseFilter, camera_poses, corner_misses, fit_upright, rotation_between, uprightness
 from robot_rl.errors import ConfigError
@@ -18,11 +18,9 @@ __all__ = ["TagTracker", "TagTrackerConfig", "on_wrist"]
 
 Array = NDArray[np.float64]
 AMBIGUITY = 2.0  # two poses whose errors differ by less than this factor are both possible
-CORNERS = 4  # of a tag
 NOISE_PX = 0.1  # of corners; below it, error ratios mean nothing
 OUTLIER_PX = 0.3  # a corner further off than this, and than OUTLIER times the median, is left out
 OUTLIER = 3.0
-APRILTAG_ORIGIN_PX = 0.5  # OpenCV's AprilTag refinement counts from a pixel's edge, everything else from its centre
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +31,8 @@ class TagTrackerConfig:
         dictionary: One of `cv2.aruco`'s.
         upright: Objects that stand on the table, turned about `base`'s z axis only. Knowing this removes most of the
             error of tags seen at a slant.
-        upsample: Enlarge pictures so many times before looking. Finds smaller tags, and their corners three times as
-            exactly, for about as much more time as there are more pixels; 1 where a picture is large and time short.
+        upsample: Enlarge pictures so many times when looking for tags: 2 finds smaller ones (below 20 pixels wide), in
+            more time.
         max_reprojection_px: A pose that explains its corners worse than this is not believed.
         smoothing_s: Time constant of the low-pass [s]; 0 switches it off.
         gate_m, gate_rad: A jump larger than this is not believed until `gate_readings` readings in a row agree.
@@ -44,7 +42,7 @@ class TagTrackerConfig:
 
     dictionary: str = DICTIONARY
     upright: tuple[str, ...] = ()
-    upsample: int = 2
+    upsample: int = 1
     max_reprojection_px: float = 2.0
     smoothing_s: float = 0.1
     gate_m: float = 0.02
@@ -86,7 +84,7 @@ class TagTracker:
             self._camera_at = lambda _: fixed
         _check(layout, config, intrinsics, camera)
         self._corners = {name: {tag.id: tag.corners_in_object() for tag in tags} for name, tags in layout.items()}
-        self._detector = _detector(config.dictionary)
+        self._detector = TagDetector(config.dictionary, config.upsample)
         self._filters = {
             name: PoseFilter(config.smoothing_s, config.gate_m, config.gate_rad, config.gate_readings, config.forget_s)
             for name in layout
@@ -119,13 +117,7 @@ class TagTracker:
         return "\n".join([f"tags in view: {seen}", *(f"{name}: {note}" for name, note in self._notes.items())])
 
     def _look(self, frame: Frame) -> None:
-        grey, scale = cv2.cvtColor(frame.image, cv2.COLOR_RGB2GRAY), self.config.upsample
-        if scale > 1:
-            grey = cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
-        corners, numbers, _ = self._detector.detectMarkers(grey)
-        found: list[int] = np.array([] if not corners else numbers, dtype=int).ravel().tolist()
-        in_view = [np.array(c, dtype=np.float64).reshape(CORNERS, 2) / scale - APRILTAG_ORIGIN_PX for c in corners]
-        self._seen = dict(zip(found, in_view, strict=True))
+        self._seen = self._detector(frame.image)
         for name, tags in self._corners.items():
             visible = [number for number in tags if number in self._seen]
             if not visible:
@@ -183,13 +175,6 @@ class TagTracker:
 def on_wrist(arm: Arm, pose_tcp_camera: Array) -> Callable[[float], Array]:
     """Where a camera on the wrist is: at `pose_tcp_camera` from the arm's newest tcp. Exact at rest."""
     return lambda _: compose(arm.state().tcp_pose, pose_tcp_camera)
-
-
-def _detector(dictionary: str) -> cv2.aruco.ArucoDetector:
-    parameters = cv2.aruco.DetectorParameters()
-    # Fits lines to the edges: on rendered tags 0.1 px rms, where the other refinements reach 0.25 px at best.
-    parameters.cornerRefinementMethod = cv2.aruco.CORNER_REFINE_APRILTAG
-    return cv2.aruco.ArucoDetector(markers(dictionary), parameters)
 
 
 def _check(layout: TagLayout, config: TagTrackerConfig, intrinsics: CameraIntrinsics, camera: Camera) -> None:

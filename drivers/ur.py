@@ -36,7 +36,14 @@ from drivers.motions import JointMotion, PoseMotion
 from drivers.safety_limits import SafetyLimits
 from drivers.ur_client import Reading, UrClient, to_ur_pose
 from drivers.ur_link import SAFE, advice
-from robot_rl.errors import ConfigError, DeviceConnectionError, DeviceFaultError, DeviceTimeoutError, SafetyError
+from robot_rl.errors import (
+    ConfigError,
+    DeviceConnectionError,
+    DeviceError,
+    DeviceFaultError,
+    DeviceTimeoutError,
+    SafetyError,
+)
 from robot_rl.geometry import IDENTITY_XYZW, matrix_from_quat, quat_conjugate, quat_multiply, rotvec_from_quat
 
 __all__ = ["UR5E_HOME", "UR5E_LIMITS", "UrArm"]
@@ -160,8 +167,7 @@ class UrArm:
         """
         self._mode, self._motion = "none", None
         if not self._client.fresh(self.timeout_s):
-            self._client.close()
-            self._client.open()
+            self._client.reopen()
             self._prepare()
             return
         reading = self._client.read()
@@ -175,8 +181,7 @@ class UrArm:
                 robot_mode=reading.robot_mode,
                 safety=reading.safety,
             )
-        self._client.ask("reuploadScript")
-        self._client.until(lambda r: r.playing, "start ur_rtde's program")
+        self._client.restart()
         self._prepare()
 
     # Commands
@@ -253,7 +258,7 @@ class UrArm:
                 self._push()
             else:
                 self._follow(self._motion)
-        except DeviceFaultError:
+        except DeviceError:
             self._mode, self._motion = "none", None
             raise
         self.law_s = time.perf_counter() - begun
@@ -276,7 +281,7 @@ class UrArm:
 
     def _check(self) -> None:
         r = self._now()
-        if r.safety in SAFE and r.robot_mode == "RUNNING" and r.playing:
+        if r.healthy:
             return
         what = (
             f"safety {r.safety}" if r.safety not in SAFE

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from drivers.ur_link import ROBOT_MODES, SAFE, SAFETY_MODES, Dashboard, Survey, advice, survey
+from drivers.ur_link import ROBOT_MODES, SAFE, SAFETY_MODES, Dashboard, Survey, advice, hold_inputs, survey
 from robot_rl.errors import ConfigError, DeviceConnectionError, DeviceFaultError, DeviceTimeoutError
 from robot_rl.geometry import compose, invert, quat_from_rotvec, quat_multiply, rotvec_from_quat
 
@@ -33,8 +33,11 @@ VARIABLES = [
 PLAYING = 2
 POLL_S = 5e-5  # between looks for a new reading
 CLOSE_S = 3.0  # for ur_rtde to let go
+SILENT_S = 2.3  # a connection that is lost after so much silence ran into ur_rtde's own time-out, 2.5 s
+TAKE_S, GIVE_UP_S = 5.0, 1.0  # to take the inputs from it; for it to find them taken
 UNLOCK_S = 8.0  # UR wants 5 s between a protective stop and its unlocking
 RESTART_S = 3.0
+CAUSE_S = 0.5  # for the state stream to catch up
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,11 @@ class Reading:
     safety: str
     playing: bool
 
+    @property
+    def healthy(self) -> bool:
+        """Whether the arm does what our program tells it."""
+        return self.safety in SAFE and self.robot_mode == "RUNNING" and self.playing
+
 
 def to_ur_pose(pose: Array) -> list[float]:
     """A controller's six numbers, in its Base, of a pose in our `base`, shape (7,)."""
@@ -83,6 +91,8 @@ class UrClient:
         self._receive: Any = None
         self._control: Any = None
         self.survey: Survey | None = None
+        self._heard_at = 0.0  # when the last new state came, on this machine's clock
+        self._settled = False  # whether ur_rtde is known to have finished connecting anew
 
     def open(self) -> None:
         """Reach the controller and start ur_rtde's program on it; the arm does not move.
@@ -135,18 +145,12 @@ class UrClient:
                 if not self._receive.isConnected():
                     raise DeviceConnectionError(
                         f"The connection to {self.host} broke. The arm stops when its watchdog notices. Check the "
-                        "cable and "
-                        "that the controller runs, then reset the environment: the driver connects anew.",
+                        "cable and that the controller runs, then reset the environment: the driver connects anew.",
                         host=self.host,
                     )
-                raise DeviceTimeoutError(
-                    f"No new state from {self.host} within {timeout_s:g} s (UrArm.timeout_s); the last is stamped "
-                    f"{after_s:.3f} s. The arm stops when its watchdog notices. Check the cable, then reset the "
-                    "environment.",
-                    host=self.host,
-                    timeout_s=timeout_s,
-                )
+                raise self._silent(timeout_s, after_s)
             time.sleep(POLL_S)
+        self._heard_at = time.monotonic()
 
     def read(self) -> Reading:
         """The newest reading, all of one cycle."""
@@ -185,6 +189,7 @@ class UrClient:
         Raises:
             ConfigError: ur_rtde refuses an argument as out of range.
             DeviceFaultError: The controller did not do it: no program, a stop, or it took too long.
+            DeviceTimeoutError: No states come from it either.
         """
         try:
             done = getattr(self._control, call)(*arguments)
@@ -195,14 +200,33 @@ class UrClient:
                 f"{self.host} did not do {call}: {error}. Reset the environment.", call=call
             ) from error
         if done is False:
-            reading = self.read()
+            reading = self._cause()
             raise DeviceFaultError(
-                f"{self.host} did not do {call}: robot mode {reading.robot_mode}, safety {reading.safety}, program "
-                f"{'running' if reading.playing else 'stopped'}. {advice(reading.robot_mode, reading.safety)}",
+                f"{self.host} did not do {call}: robot mode {reading.robot_mode}, safety {reading.safety}. "
+                + advice(reading.robot_mode, reading.safety),
                 call=call,
                 robot_mode=reading.robot_mode,
                 safety=reading.safety,
             )
+
+    def _cause(self) -> Reading:
+        """The reading that explains a refusal: the two connections' states are not of the same cycle."""
+        give_up = time.monotonic() + CAUSE_S
+        first = reading = self.read()
+        while reading.healthy and time.monotonic() < give_up:
+            time.sleep(POLL_S)
+            reading = self.read()
+        if reading.time_s == first.time_s and reading.healthy:
+            raise self._silent(CAUSE_S, first.time_s)
+        return reading
+
+    def _silent(self, waited_s: float, last_s: float) -> DeviceTimeoutError:
+        return DeviceTimeoutError(
+            f"No new state from {self.host} within {waited_s:g} s (UrArm.timeout_s); the last: {last_s:.3f} s. "
+            "The arm stops when its watchdog notices. Check the cable, then reset the environment.",
+            host=self.host,
+            timeout_s=waited_s,
+        )
 
     def fresh(self, timeout_s: float) -> bool:
         """Whether states still arrive."""
@@ -240,8 +264,58 @@ class UrClient:
             time.sleep(0.01)
         return reading
 
+    def restart(self) -> None:
+        """Start ur_rtde's program on the controller anew, and wait until both connections have seen it run."""
+        self.ask("reuploadScript")
+        self.until(lambda r: r.playing and bool(self._control.isProgramRunning()), "start ur_rtde's program")
+
+    def reopen(self) -> None:
+        """Connect anew after the connection broke or went silent.
+
+        Raises:
+            DeviceConnectionError: As `open`; also while the controller still sends no states.
+            DeviceTimeoutError: As `open`.
+        """
+        if self._connecting_anew():
+            self._end_reconnecting()
+        self.close()
+        self._settled = False
+        self.open()
+
+    def _end_reconnecting(self) -> None:
+        """Make ur_rtde give up connecting anew, which it does when it is refused, so that it can be closed.
+
+        Once its control interface has connected anew (as of 1.6.5) it does so for ever, and closing it crashes.
+        """
+        survey(self.host)
+        link = hold_inputs(self.host, TAKE_S)
+        if link is None:
+            raise DeviceConnectionError(
+                f"{self.host} accepts connections, but ur_rtde holds on to one without states. Look at the robot's "
+                "tablet; when it is well, stop this program and start it again.",
+                host=self.host,
+            )
+        time.sleep(GIVE_UP_S)
+        link.close()
+        self._settled = True
+
+    def _connecting_anew(self) -> bool:
+        """Whether ur_rtde may be connecting anew in a thread of its own, as it does after a silence of 2.5 s."""
+        if not self.opened or self._settled:
+            return False
+        while not self.fresh(0.05):
+            silent_s = time.monotonic() - self._heard_at
+            if not self.alive():  # soon: it was closed, ur_rtde tried at once and failed; late: its own time-out
+                return silent_s > SILENT_S
+            time.sleep(0.01)
+        return False
+
     def close(self) -> None:
         """Let go of both connections. A controller that does not answer is left behind."""
+        if self._connecting_anew():
+            _left_behind.extend((self._control, self._receive))
+            self._control, self._receive = None, None
+            return
         threads = [
             threading.Thread(target=client.disconnect, daemon=True)
             for client in (self._control, self._receive)

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 from robot_rl.errors import DeviceConnectionError, DeviceTimeoutError
 
-__all__ = ["ROBOT_MODES", "SAFE", "SAFETY_MODES", "Dashboard", "Survey", "advice", "survey"]
+__all__ = ["ROBOT_MODES", "SAFE", "SAFETY_MODES", "Dashboard", "Survey", "advice", "hold_inputs", "survey"]
 
 RTDE, DASHBOARD, SCRIPT = 30004, 29999, 30003
 OLDEST = (5, 6)  # first with "is in remote control"
 TIMEOUT_S = 1.0  # for an answer; three ports and their questions stay below 3 s in all
-ASK_VERSION, ASK_CONTROLLER = 86, 118
+ASK_VERSION, ASK_CONTROLLER, ASK_INPUTS = 86, 118, 73
 ROBOT_MODES = {
     0: "DISCONNECTED", 1: "CONFIRM_SAFETY", 2: "BOOTING", 3: "POWER_OFF", 4: "POWER_ON", 5: "IDLE", 6: "BACKDRIVE",
     7: "RUNNING", 8: "UPDATING_FIRMWARE",
@@ -146,6 +146,29 @@ def advice(robot_mode: str, safety: str) -> str:
     if robot_mode != "RUNNING":
         return "Switch it on and release the brakes on the tablet, then try again."
     return "Its program was stopped, on the tablet or by another client; reset the environment: it is started anew."
+
+
+def hold_inputs(host: str, timeout_s: float) -> socket.socket | None:
+    """A connection that has reserved the register which ur_rtde's clients write commands to; None when it stays in use.
+
+    A client that connects anew is refused meanwhile, as any second one is.
+
+    Raises:
+        DeviceConnectionError: The controller does not answer.
+    """
+    give_up = time.monotonic() + timeout_s
+    link = _reach(host, RTDE, time.monotonic() + TIMEOUT_S)
+    try:
+        _exchange(link, ASK_VERSION, struct.pack(">H", 2))
+        while b"IN_USE" in _exchange(link, ASK_INPUTS, b"input_int_register_0"):
+            if time.monotonic() > give_up:
+                link.close()
+                return None
+            time.sleep(0.0005)
+    except (OSError, struct.error) as error:
+        link.close()
+        raise DeviceConnectionError(f"{host}:{RTDE} stopped answering ({error}). Look at its tablet.", host=host) from error
+    return link
 
 
 def _controller_version(host: str, deadline: float) -> tuple[int, int, int, int]:

@@ -97,7 +97,7 @@ def _place(cell: str | None, rehearse: bool) -> dict[str, Any]:
                 "--rehearse puts emulators in place of a cell file's devices; give it with --cell CELL.yaml."
             )
         return {}
-    return {"cell": cell, "rehearse": rehearse}
+    return {"cell": cell, "rehearse": True} if rehearse else {"cell": cell}
 
 
 def _train(settings: Any, directory: Any, title: str, evaluate: bool) -> int:

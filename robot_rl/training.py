@@ -139,7 +139,9 @@ class Trainer:
                 self._checkpoint()
                 return reason
             if observation is None:
-                observation, _ = self.env.reset(seed=state.episode_seed())
+                observation, info = self.env.reset(seed=state.episode_seed())
+                if "recovered_from" in info:
+                    self.run.event("recovered", episode=state.episode, step=self.step, message=info["recovered_from"])
                 self._begin(observation)
             action = self._act(observation)
             following, reward, terminated, truncated, info = self.env.step(action)

@@ -92,7 +92,7 @@ def make_env(  # noqa: PLR0913 (an environment's options)
     definition: Task = getattr(importlib.import_module(module), name)()
     cameras = ("front", "wrist") if observations == "vision" or render_mode else ()
     request = SceneRequest(
-        arm=arm, build=definition.build, objects=definition.spec.objects, cameras=cameras, image_size=image_size,
+        arm=arm, build=definition.build, objects=definition.spec.objects, tags=definition.spec.tags, cameras=cameras, image_size=image_size,
         real_time=real_time,
     )  # fmt: skip
     opened = open_cell(cell, request, rehearse="127.0.0.1" if rehearse is True else rehearse or "")

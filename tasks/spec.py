@@ -1,6 +1,7 @@
 """What a task is: its numbers, its props, its reset, and how one knows that it is done."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,6 +11,7 @@ from drivers.cell import Cell
 from drivers.impedance import ImpedanceGains
 from drivers.interfaces import ArmState
 from drivers.safety import SafetyLimits
+from drivers.tag_layout import Tag, TagLayout
 from drivers.twin.randomisation import Randomisation
 from drivers.twin.scene import Scene
 
@@ -37,6 +39,7 @@ class TaskSpec:
         has_gripper: Whether the action has a seventh number.
         start_opening: Of the gripper when an episode begins [m].
         max_steps: Time limit [steps].
+        tags: What the objects wear on the twin when they are tracked by tags; print the same for a real cell.
         randomisation: What `randomise=True` varies between episodes on the twin.
     """
 
@@ -52,6 +55,7 @@ class TaskSpec:
     has_gripper: bool = False
     start_opening: float = 0.08
     max_steps: int = 100
+    tags: TagLayout = field(default_factory=dict[str, Sequence[Tag]])
     randomisation: Randomisation = field(default_factory=Randomisation)
 
 

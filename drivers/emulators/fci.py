@@ -7,9 +7,9 @@ The client belongs in a process of its own: pylibfranka holds Python's lock whil
 a task: `python -m drivers.emulators.fci --host 127.0.0.1`; a line typed there, such as `reflex`, is a fault to happen.
 
 What is the robot's: layouts, signs, units, limits, reflexes, error names, what is refused when. What is ours, because
-it is not published: stiffness and damping of the controllers inside (stiff, without overshoot), how the error estimates are
-filtered (20 ms), how far off a first command may be (1 cm, 0.01 rad). Not served: the asynchronous position interface
-(refused as impossible), guiding by hand, self-collision, and the vacuum gripper.
+it is not published: stiffness and damping of the controllers inside, the filter of the estimated wrench (20 ms), how
+far off a first command may be (1 cm, 0.01 rad). Not served: the asynchronous position interface (refused as
+impossible), guiding by hand, self-collision, and the vacuum gripper.
 """
 
 import argparse
@@ -137,8 +137,8 @@ class FciEmulator:
             name, error = "reflex", name
         if name not in FAULTS or error not in ERRORS:
             raise ConfigError(
-                f"The emulated Franka has no fault {error if name == 'reflex' else name!r}; it has {', '.join(FAULTS)} and "
-                f"the errors of the interface: {', '.join(ERRORS)}."
+                f"The emulated Franka has no fault {error if name == 'reflex' else name!r}; it has {', '.join(FAULTS)} "
+                f"and the errors of the interface: {', '.join(ERRORS)}."
             )
         actions: dict[str, Callable[[], None]] = {
             "reflex": lambda: self.robot.raise_error(error),

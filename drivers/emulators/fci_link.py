@@ -87,7 +87,7 @@ class Link:
         return [s for s in (self._listener, self._client) if s is not None]
 
     def serve(self) -> None:
-        """Read what has come, then accept or refuse who knocks: a client that left makes room for the next."""
+        """Read what has come; accept or refuse who knocks."""
         if self._client is not None:
             self._read(self._client)
         if self._listener is None:
@@ -96,6 +96,8 @@ class Link:
             newcomer, _ = self._listener.accept()
         except BlockingIOError:
             return
+        if self._client is not None:
+            self._read(self._client)  # it may have left just before the other came
         if self._client is not None:
             newcomer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
             newcomer.close()

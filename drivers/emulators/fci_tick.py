@@ -48,7 +48,7 @@ WRENCH_DAMPING = 1e-4  # lambda^2 of the damped inverse that turns joint torques
 VELOCITY_MARGIN = 0.1  # [rad/s] that a measured joint may exceed the limit for commands by (our choice)
 # The controllers inside are not published. Damping ratio 1 about these masses of the hand [kg, kg m^2].
 HAND_MASS, HAND_INERTIA = 4.0, 0.06
-POSTURE_STIFFNESS = 20.0  # [N m/rad] of the null space under Cartesian impedance
+POSTURE_STIFFNESS, POSTURE_DAMPING = 50.0, 10.0  # [N m/rad], [N m s/rad] of the null space under Cartesian impedance
 
 
 @njit(cache=True, nogil=True)
@@ -175,7 +175,7 @@ def _cartesian_impedance(m: Memory, plant: PlantArrays) -> None:
         for i in range(3):
             wrench[block + i] += m.O_T_K[i, k] * (m.K_x[axis] * along + damping * faster)
     for j in range(7):
-        m.seven[j] = POSTURE_STIFFNESS * (m.q_d[j] - plant.q[j]) - 2.0 * math.sqrt(POSTURE_STIFFNESS) * plant.qd[j]
+        m.seven[j] = POSTURE_STIFFNESS * (m.q_d[j] - plant.q[j]) + POSTURE_DAMPING * (m.dq_d[j] - plant.qd[j])
     to_nullspace(m.jacobian, WRENCH_DAMPING, m.seven, m.square, m.six)
     for j in range(7):
         m.tau_d[j] = m.seven[j] + plant.bias[j]

@@ -118,9 +118,12 @@ def tracking_torque(
 
     Args:
         mass: Joint-space inertia, shape (6, 6).
-        q, qd: Measured [rad, rad/s], shape (6,).
-        bias: Coriolis torque [N m], shape (6,).
-        wanted, velocity, acceleration: Of the reference, shape (6,).
+        q: Measured [rad], shape (6,).
+        qd: Measured [rad/s].
+        bias: Coriolis torque [N m].
+        wanted: The reference's q.
+        velocity: The reference's.
+        acceleration: The reference's [rad/s^2].
         rate: [1/s].
     """
     return mass @ (acceleration + rate * rate * (wanted - q) + 2.0 * rate * (velocity - qd)) + bias

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from drivers.emulators.plant import Plant
 from drivers.interfaces import TrackedPose
+from drivers.twin.devices import TwinCamera
 from robot_rl.errors import ConfigError, DeviceConnectionError, DeviceError, RobotRLError
 
 __all__ = ["PORT", "Stage", "StageServer", "StageTracker"]
@@ -106,6 +107,8 @@ class StageServer:
         if op == "open_gripper":
             with plant.lock:
                 return plant.gripper.jump_to(float(fields["opening"]))
+        if op == "camera":
+            return self._camera(fields["name"])
         if op == "picture":
             return self._picture(**fields)
         if op == "inject":
@@ -115,10 +118,7 @@ class StageServer:
     def _picture(self, camera: str, height: int, width: int, depth: bool) -> tuple[dict[str, Any], bytes]:
         """Colour as uint8 (H, W, 3), then depth as float32 metres (H, W) where asked for."""
         plant, model = self._plant, self._plant.twin.model
-        names = [model.camera(i).name for i in range(model.ncam)]
-        name = next((n for n in names if n.removeprefix("tool/") == camera), None)
-        if name is None:
-            raise ConfigError(f"The scene has no camera {camera!r}; it has {[n.removeprefix('tool/') for n in names]}.")
+        name = self._camera_name(camera)
         data = self._data = self._data or mujoco.MjData(model)
         with plant.lock:
             mujoco.mj_copyData(data, model, plant.twin.data)
@@ -136,8 +136,23 @@ class StageServer:
             renderer.enable_depth_rendering()
             payload += renderer.render().astype(np.float32).tobytes()
             renderer.disable_depth_rendering()
-        facts = {"time_s": float(data.time), "fovy": float(model.camera(name).fovy[0])}
-        return facts, payload
+        return {"time_s": float(data.time)}, payload
+
+    def _camera(self, camera: str) -> dict[str, Any]:
+        """Vertical field of view [deg], and pose in `base`."""
+        plant, name = self._plant, self._camera_name(camera)
+        with plant.lock:
+            pose = TwinCamera(plant.twin, camera).pose_in_base()
+        return {"fovy": float(plant.twin.model.camera(name).fovy[0]), "pose": pose.tolist()}
+
+    def _camera_name(self, camera: str) -> str:
+        model = self._plant.twin.model
+        names = [model.camera(i).name for i in range(model.ncam)]
+        name = next((n for n in names if n.removeprefix("tool/") == camera), None)
+        if name is None:
+            known = [n.removeprefix("tool/") for n in names]
+            raise ConfigError(f"The emulator's scene has no camera {camera!r}; it has {', '.join(known)}.")
+        return name
 
 
 class Stage:
@@ -189,6 +204,11 @@ class Stage:
     def open_gripper(self, opening: float) -> None:
         """Set the gripper's opening [m] in no time, as a person who hands it its tool."""
         self._ask("open_gripper", opening=opening)
+
+    def camera(self, name: str) -> tuple[float, Array]:
+        """A camera's vertical field of view [deg] and its pose in `base`, shape (7,), OpenCV's axes."""
+        result, _ = self._ask("camera", name=name)
+        return result["fovy"], np.array(result["pose"])
 
     def picture(self, camera: str, height: int, width: int) -> tuple[float, NDArray[np.uint8], NDArray[np.float32]]:
         """What a camera sees: simulated time [s], colour (H, W, 3), depth [m] (H, W)."""

@@ -37,6 +37,7 @@ class PegInsert(Task):
     spec = TaskSpec(
         name="peg_insert",
         instruction="insert the peg into the socket",
+        tags=TAGS,
         objects=("socket",),
         start_position=(0.5, 0.0, SOCKET_HEIGHT + PEG_TIP + 0.06),
         start_noise=(0.03, 0.03, 0.02, 0.2),

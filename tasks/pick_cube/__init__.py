@@ -37,6 +37,7 @@ class PickCube(Task):
     spec = TaskSpec(
         name="pick_cube",
         instruction="pick up the cube",
+        tags=TAGS,
         objects=("cube",),
         start_position=(0.5, 0.0, 0.25),
         start_noise=(0.03, 0.03, 0.03, 0.0),

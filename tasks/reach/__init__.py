@@ -27,6 +27,7 @@ class Reach(Task):
     spec = TaskSpec(
         name="reach",
         instruction="move the gripper to the marker",
+        tags=TAGS,
         objects=("marker",),
         start_position=(0.5, 0.0, 0.25),
         start_noise=(0.05, 0.05, 0.05, 0.0),

@@ -327,6 +327,14 @@ def test_a_frozen_camera_is_noticed(virtual, bus, scene, how):
         assert ("very same picture" if how == "picture" else "max_age_s") in str(caught)
 
 
+def test_a_frame_sent_twice_is_no_answer(virtual, bus, scene):
+    with pulled(virtual, bus, scene, timeout_s=0.5) as camera:
+        assert until(lambda: isinstance(reads(camera), Frame))
+        virtual.freeze("repeat")
+        with pytest.raises(DeviceTimeoutError):
+            camera.read()
+
+
 def test_unplugged_and_plugged_in_again(virtual, bus, scene):
     with pulled(virtual, bus, scene) as camera:
         camera.read()
@@ -388,3 +396,19 @@ def test_inverse_lens_model_becomes_opencvs():
     np.testing.assert_allclose(lens.project(rays), pixels, atol=0.05)
     ideal = CameraIntrinsics(610.0, 608.0, 322.0, 243.0, 640, 480)
     assert np.abs(ideal.project(rays) - pixels).max() > 1.0  # there was something to model
+
+
+@pytest.mark.parametrize(
+    ("raised", "advice"),
+    [
+        (ModuleNotFoundError("No module named 'pyrealsense2'"), r"pip install 'robot-rl\[realsense\]'"),
+        (ImportError("libusb-1.0.so.0: cannot open shared object file"), "libusb-1.0.so.0.*apt install libusb-1.0-0"),
+    ],
+)
+def test_a_missing_sdk_says_what_to_install(monkeypatch, raised, advice):
+    def fail(name):
+        raise raised
+
+    monkeypatch.setattr("importlib.import_module", fail)
+    with pytest.raises(ConfigError, match=advice):
+        RealSenseCamera()

@@ -86,7 +86,7 @@ def tracker_of(camera, config=ROOMY):
 
 
 def test_socket_is_found_to_a_millimetre(twin, camera):
-    """Ground truth of the simulation, 20 random places; p50 is 0.1 mm, the worst of 100 about 1 mm."""
+    """Ground truth of the simulation, 20 random places; p50 is 0.05 mm, the worst of 100 is 0.35 mm."""
     rng, tracker = np.random.default_rng(1), tracker_of(camera)
     distances, angles = [], []
     for _ in range(20):
@@ -98,9 +98,9 @@ def test_socket_is_found_to_a_millimetre(twin, camera):
         distances.append(distance)
         angles.append(angle)
         assert seen.reprojection_px < 0.5
-    assert np.median(distances) < 0.0003
-    assert max(distances) < 0.0015
-    assert max(angles) < np.radians(0.2)
+    assert np.median(distances) < 0.0002
+    assert max(distances) < 0.001
+    assert max(angles) < np.radians(0.1)
 
 
 def test_without_knowing_that_it_stands_upright_too(twin, camera):
@@ -210,7 +210,7 @@ def test_a_plate_shows_its_tag_the_right_way_round():
     corners, numbers, _ = detector.detectMarkers(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))
     assert numbers.ravel().tolist() == [3]
     half = 0.05 * 240.0 / np.tan(np.radians(22.5))
-    expected = [[-half, -half], [half, -half], [half, half], [-half, half]] + np.array([319.5, 239.5])
+    expected = half * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) + np.array([319.5, 239.5])
     np.testing.assert_allclose(corners[0][0], expected, atol=1.5)
 
 
@@ -246,6 +246,7 @@ def test_upright_fit_is_exact_without_noise_and_refuses_tilt():
 
 
 def test_an_object_out_of_view_keeps_its_last_pose_and_time(twin, camera):
+    twin.place("socket", pose_of([0.5, 0.0, 0.0], Rotation.identity()))
     tracker = tracker_of(camera)
     assert tracker.poses()["socket"].time_s == 0.0
     before = tracker.poses()["socket"]
@@ -364,6 +365,7 @@ def test_noise_shrinks():
 
 
 def test_the_same_picture_is_looked_at_once(twin, camera, monkeypatch):
+    twin.place("socket", pose_of([0.5, 0.0, 0.0], Rotation.identity()))
     frame = camera.read()
     paper = Paper(Frame(1.0, frame.image))
     tracker = TagTracker(paper, camera.intrinsics, SOCKET_TAGS, camera.pose_in_base())
@@ -372,7 +374,7 @@ def test_the_same_picture_is_looked_at_once(twin, camera, monkeypatch):
     assert tracker.poses()["socket"] is twin_pose
 
 
-def measure(height, width, *, upright=True, upsample=2, count=200, noise=0.0):
+def measure(height, width, *, upright=True, upsample=1, count=100, noise=0.0):
     """Print what the tracker is worth on rendered sockets: a line for docs and reports."""
     rng = np.random.default_rng(0)
     twin = Twin(load_arm("fr3"), with_tags(PegInsert().build, SOCKET_TAGS))
@@ -402,7 +404,7 @@ def measure(height, width, *, upright=True, upsample=2, count=200, noise=0.0):
     def spread(values):
         return "{:.2f} / {:.2f} / {:.2f}".format(*np.percentile(values, [50, 95, 100]))
 
-    print(
+    print(  # noqa: T201
         f"{width}x{height} upsample {upsample} upright {upright!s:5} noise {noise:g}: seen {len(distances)}/{count}, "
         f"p50/p95/max position {spread(distances)} mm, rotation {spread(angles)} deg, "
         f"reprojection {spread(misses)} px, {np.median(milliseconds):.1f} ms a picture"
@@ -412,6 +414,6 @@ def measure(height, width, *, upright=True, upsample=2, count=200, noise=0.0):
 if __name__ == "__main__":
     for size in ((480, 640), (720, 1280)):
         for stands in (True, False):
-            for times in (1, 2):
-                measure(*size, upright=stands, upsample=times)
+            measure(*size, upright=stands)
         measure(*size, noise=5.0)
+        measure(*size, upsample=2)

@@ -29,7 +29,10 @@ from drivers.emulators.fci import FciEmulator, serve
 from drivers.emulators.plant import Plant
 build = None
 {build}
-serve(FciEmulator(Plant("fr3", build), {host!r}, lockstep=True, version={version}))
+plant = Plant("fr3", build)
+plant.gripper.jump_to(0.08)
+plant.settle()
+serve(FciEmulator(plant, {host!r}, lockstep=True, version={version}))
 """
 
 
@@ -133,19 +136,19 @@ def test_torque_control_never_misses_a_tick(robot):
 
 def test_cartesian_impedance_reaches_its_target_within_a_millimetre(robot):
     model, control = robot.load_model(), robot.start_torque_control()
-    torque, start, rate = np.zeros(7), None, 0.9
+    torque, goal, rate = np.zeros(7), None, 0.9
     for index in range(2000):
         state, _ = control.readOnce()
         position = np.array(state.O_T_EE)[12:15]
-        start = position if start is None else start
+        goal = position + np.array([0.0, 0.0, 0.02]) if goal is None else goal
         jacobian = np.array(model.zero_jacobian(state)).reshape(7, 6).T
-        pull = np.clip(start + [0.0, 0.0, 0.02] - position, -0.01, 0.01)
+        pull = np.clip(goal - position, -0.01, 0.01)
         wrench = np.concatenate([2000.0 * pull, np.zeros(3)]) - [89, 89, 89, 7, 7, 7] * (jacobian @ state.dq)
         torque = torque + np.clip(jacobian.T @ wrench - torque, -rate, rate)
         command = franka.Torques(torque)
         command.motion_finished = index == 1999
         control.writeOnce(command)
-    assert np.linalg.norm(position - start - [0.0, 0.0, 0.02]) < 1e-3
+    assert np.linalg.norm(position - goal) < 1e-3
 
 
 def test_end_effector_load_and_stiffness_frame_are_as_set(robot):
@@ -178,7 +181,7 @@ def test_a_few_lost_states_are_survived_and_counted(server, robot):
     """Five states lost: the next comes 6 ms after the last, and 5 of the last 100 commands are missing."""
     states, gaps = hold(robot, 300, until=lambda index: server.inject("drop_packets ticks=5") if index == 150 else None)
     assert sorted(gaps[1:])[-2:] == [1, 6]
-    assert min(state.control_command_success_rate for state in states[1:]) == pytest.approx(0.95)
+    assert min(state.control_command_success_rate for state in states[120:]) == pytest.approx(0.95)
 
 
 def test_twenty_lost_states_in_a_row_end_the_motion(server, robot):
@@ -199,7 +202,7 @@ def test_a_reflex_ends_the_motion_and_only_recovery_allows_the_next(server, robo
     assert state.robot_mode == franka.RobotMode.Reflex
     assert state.last_motion_errors.cartesian_reflex
     assert state.current_errors.cartesian_reflex
-    with pytest.raises(franka.FrankaException, match="Reflex"):
+    with pytest.raises(franka.CommandException, match="Reflex"):
         robot.start_torque_control()
     robot.automatic_error_recovery()
     assert not settled(robot).current_errors
@@ -223,24 +226,26 @@ def test_a_second_client_is_refused_and_the_first_goes_on(server, robot):
     hold(robot, 100)
 
 
-def test_after_a_client_left_in_mid_motion_the_next_finds_a_reflex(server, robot):
+def test_after_a_client_left_in_mid_motion_the_next_finds_a_reflex(server):
     code = (
         f"import os, pylibfranka as f; r = f.Robot({server.host!r}, f.RealtimeConfig.kIgnore)\n"
         "c = r.start_torque_control(); c.readOnce(); c.writeOnce(f.Torques([0.0] * 7)); os._exit(0)"
     )
-    del robot
     subprocess.run([sys.executable, "-c", code], check=True)
     robot = server.connect()
     assert settled(robot).last_motion_errors.communication_constraints_violation
     robot.automatic_error_recovery()
 
 
+def read_for_ever(robot):
+    while True:
+        robot.read_once()
+
+
 def test_a_restarted_controller_can_be_reached_again(server, robot):
     server.inject("restart seconds=0.2")
     with pytest.raises(franka.NetworkException):
-        while True:
-            robot.read_once()
-    del robot
+        read_for_ever(robot)
     for _ in range(100):
         try:
             robot = server.connect()

@@ -265,7 +265,7 @@ def test_two_emulators_cannot_share_an_address():
 
 @pytest.mark.parametrize(("arm", "options"), [("fr3", {}), ("ur5e", {"frequency": 250.0}), ("ur5e", {"speed": 0.0})])
 def test_what_cannot_be_emulated_is_refused(arm, options):
-    with pytest.raises(ConfigError, match="ur5e|125 or 500"):
+    with pytest.raises(ConfigError, match=r"ur5e|125 or 500"):
         RtdeEmulator(Plant(arm), OTHER_HOST, **options)
 
 

@@ -135,7 +135,5 @@ def test_sensor_wrench_from_joint_torques_is_the_one_applied():
     torque = np.zeros(plant.twin.model.nv)
     at, turn = forward(HOME, FLANGE)[0][:3] * [-1, -1, 1], np.diag([-1.0, -1.0, 1.0])
     body = plant.twin.model.site("arm/flange").bodyid[0]
-    mujoco.mj_applyFT(
-        plant.twin.model, plant.twin.data, turn @ applied[:3], turn @ applied[3:], at, int(body), torque
-    )
+    mujoco.mj_applyFT(plant.twin.model, plant.twin.data, turn @ applied[:3], turn @ applied[3:], at, int(body), torque)
     np.testing.assert_allclose(wrench_of(HOME, torque[plant.twin.arm_dofs], 1e-12), applied, atol=1e-6)
