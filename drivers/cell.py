@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from drivers.cell_cameras import Eyes, StageView, TwinView
+from drivers.cell_cameras import RENDERING_S, Eyes, StageView, TwinView
 from drivers.cell_file import ARM_DRIVERS, CameraFile, CellFile, LimitsFile, load_cell_file
 from drivers.emulators.stage import Stage as EmulatorStage
 from drivers.emulators.stage import StageTracker
@@ -37,6 +37,7 @@ class Cell:
         home: Joint posture to begin the first episode from [rad].
         limits: Tightens the tasks' own.
         faults_in_a_row: Episodes that may end in a fault, one after another, before the environment gives up.
+        max_object_age_s: Poses of tracked objects older than this are not acted upon.
     """
 
     clock: Clock
@@ -50,6 +51,7 @@ class Cell:
     home: tuple[float, ...] | None = None
     limits: LimitsFile = field(default_factory=LimitsFile)
     faults_in_a_row: int = 3
+    max_object_age_s: float = 0.5
 
     def close(self) -> None:
         """Let go of every device."""
@@ -194,6 +196,7 @@ def _open_metal(file: CellFile, request: SceneRequest, rehearse: str) -> Cell:
         home=file.arm.home,
         limits=file.limits,
         faults_in_a_row=file.faults_in_a_row,
+        max_object_age_s=max(file.tracker.max_age_s, RENDERING_S if rehearse else 0.0),
     )
 
 

@@ -21,7 +21,9 @@ from drivers.twin.devices import TwinCamera
 from drivers.twin.twin import Twin
 from robot_rl.errors import ConfigError
 
-__all__ = ["Eyes", "StageView", "TwinView", "View"]
+__all__ = ["RENDERING_S", "Eyes", "StageView", "TwinView", "View"]
+
+RENDERING_S = 2.0  # pictures in rehearsal may be this old: a processor renders them while it does everything else
 
 Array = NDArray[np.float64]
 Pictures = Callable[[], tuple[float, NDArray[np.uint8], NDArray[np.float32]]]
@@ -154,7 +156,7 @@ class Eyes:
         assert self._bus is not None
         pictures, intrinsics = self._view.pictures(name, file.width, file.height)
         device = VirtualRealSense(pictures, intrinsics, bus=self._bus, serial=file.serial or name, fps=file.fps)
-        config = device.config(crop=file.crop, image_size=image_size, max_age_s=file.max_age_s)
+        config = device.config(crop=file.crop, image_size=image_size, max_age_s=max(file.max_age_s, RENDERING_S))
         if self._paced:
             self._running.enter_context(device.running())
         return RealSenseCamera(

@@ -167,7 +167,9 @@ def hold_inputs(host: str, timeout_s: float) -> socket.socket | None:
             time.sleep(0.0005)
     except (OSError, struct.error) as error:
         link.close()
-        raise DeviceConnectionError(f"{host}:{RTDE} stopped answering ({error}). Look at its tablet.", host=host) from error
+        raise DeviceConnectionError(
+            f"{host}:{RTDE} stopped answering ({error}). Look at its tablet.", host=host
+        ) from error
     return link
 
 

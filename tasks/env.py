@@ -41,6 +41,7 @@ Observation = dict[str, Any]
 
 GRIPPER_THRESHOLD = 0.5  # |action| above it opens (+) or closes (-); below, the gripper keeps its command
 RAISE_BEFORE_RESET = 0.05  # [m]
+LOOK_S = 5.0  # how long a reset waits for objects to come into view
 
 
 class RobotEnv(gym.Env[Observation, NDArray[np.float32]]):
@@ -145,6 +146,15 @@ class RobotEnv(gym.Env[Observation, NDArray[np.float32]]):
                 "The arm holds. Bring the object into view, then reset.",
                 unseen=unseen,
             )
+        now, limit = self.cell.clock.now(), self.cell.max_object_age_s
+        for name in self.task.spec.objects:
+            age = now - poses[name].time_s
+            if age > limit:
+                raise StaleStateError(
+                    f"{name} was last seen {age:.2f} s ago, limit {limit:g} s (tracker.max_age_s). Something is in front of "
+                    "it, or it left the picture. Bring it into view, then reset.",
+                    age=age,
+                )
         return World(self.arm.state(), self.cell.gripper.opening(), {n: poses[n].pose for n in self.task.spec.objects})
 
     def reset(
@@ -172,7 +182,7 @@ class RobotEnv(gym.Env[Observation, NDArray[np.float32]]):
         self._set_gripper(spec.start_opening)
         self.arm.move_to_pose(start, 1.5)
         self.task.reset(cell, rng)
-        world = self.world()
+        world = self._first_world()
         reference = world.arm.tcp_pose
         if self._frame == "base":
             reference = np.concatenate([np.zeros(3), np.array(TOOL_DOWN_XYZW)])
@@ -254,6 +264,17 @@ class RobotEnv(gym.Env[Observation, NDArray[np.float32]]):
             gripper.command(opening)
         elif isinstance(stage, EmulatorStage):
             stage.open_gripper(opening)  # on metal the person who handed it the tool closed it
+
+    def _first_world(self) -> World:
+        """The world as soon as every object is in view: a camera may need a moment after the arm has moved away."""
+        clock = self.cell.clock
+        deadline = clock.now() + LOOK_S
+        while self.cell.twin is None and clock.now() < deadline:
+            try:
+                return self.world()
+            except StaleStateError:
+                clock.wait_until(clock.now() + 0.05)
+        return self.world()
 
     def _recover(self, info: dict[str, Any]) -> None:
         """Clear the last episode's fault, once; give up after too many in a row."""

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from robot_rl.errors import DeviceError, LinkError, SafetyError
 from robot_rl.geometry import quat_conjugate, quat_multiply, quat_rotate, rotvec_from_quat
 
 if TYPE_CHECKING:
@@ -30,7 +31,11 @@ class ScriptedExpert:
     def act(self, observation: Any, instruction: str = "") -> NDArray[np.float32]:
         """The action towards the task's next move, in [-1, 1]. The script sees the world and not the observation."""
         del observation, instruction
-        spec, world = self._env.task.spec, self._env.world()
+        spec = self._env.task.spec
+        try:
+            world = self._env.world()
+        except (DeviceError, SafetyError, LinkError):  # the next step will say so, and end the episode
+            return np.zeros(self._env.action_space.shape or (0,), np.float32)
         move = self._env.task.expert(world)
         tcp = world.arm.tcp_pose
         to_tcp = quat_conjugate(tcp[3:])

@@ -67,7 +67,7 @@ class FciRobot:
         self._record = self.memory[0]
         self._urdf = urdf_of(description).encode()
         self._flange = description.flange
-        self._move_id = 0
+        self._move_id: int | None = None  # of the running Move, to be answered at its end
         self._handlers: dict[int, Callable[[bytes], int]] = {
             Command.STOP_MOVE: self._stop_move,
             Command.AUTOMATIC_ERROR_RECOVERY: self._recover,
@@ -141,11 +141,19 @@ class FciRobot:
     def _motion_ended(self) -> None:
         with self.plant.lock:
             self._update_damping()
-        self.link.reply(Command.MOVE, self._move_id, END_OF_MOTION[self.mode])
+        self._answer_move(END_OF_MOTION[self.mode])
+
+    def _answer_move(self, status: MoveStatus) -> None:
+        if self._move_id is not None:
+            self.link.reply(Command.MOVE, self._move_id, status)
+            self._move_id = None
 
     def _client_left(self) -> None:
+        self._move_id = None  # a later client must not get the answer
         if self.mode == RobotMode.MOVE:
-            self.raise_error("communication_constraints_violation")
+            fail(self._record, ERRORS.index("communication_constraints_violation"))
+            self._record["aborted"] = 0
+            self.hold(RobotMode.REFLEX)
 
     def _update_damping(self) -> None:
         """Damping of the joint controller for the inertia each joint feels here, the others being free."""
@@ -208,7 +216,7 @@ class FciRobot:
             with self.plant.lock:
                 end(self._record, RobotMode.IDLE, self.plant.q)
                 self._update_damping()
-            self.link.reply(Command.MOVE, self._move_id, MoveStatus.PREEMPTED)
+            self._answer_move(MoveStatus.PREEMPTED)
         return SetterStatus.SUCCESS
 
     def _recover(self, payload: bytes) -> int:

@@ -263,15 +263,15 @@ def test_homing_moves_through_the_whole_travel(server):
 
 
 FRANKY = """
-import sys, franky, numpy as np
+import sys, time, franky, numpy as np
 robot = franky.Robot(sys.argv[1], realtime_config=franky.RealtimeConfig.Ignore)
 robot.recover_from_errors()
 start = robot.current_cartesian_state.pose.end_effector_pose
 goal = franky.Affine(start.translation + np.array([0.0, 0.02, 0.02]), start.quaternion)
 with franky.CartesianImpedanceTracker(robot, translational_stiffness=1000.0, rotational_stiffness=80.0) as tracker:
-    for _ in range(50):
+    for _ in range(1000):
         tracker.set_target(goal)
-        tracker.tick()
+        time.sleep(0.01)
         reached = tracker.current_pose.end_effector_pose.translation
         if np.linalg.norm(reached - goal.translation) < 1e-3:
             break
@@ -283,6 +283,7 @@ def test_frankys_impedance_tracker_reaches_its_target(server):
     """In a process of its own: franky and pylibfranka both register a type `Duration`, so only one can be loaded."""
     if importlib.util.find_spec("franky") is None:
         pytest.skip("the alternative client is not installed; pip install robot-rl[franka]")
-    run = subprocess.run([sys.executable, "-c", FRANKY, server.host], capture_output=True, text=True, timeout=60)
+    command = [sys.executable, "-c", FRANKY, server.host]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert run.returncode == 0, run.stderr
     np.testing.assert_allclose(np.array(run.stdout.split()[-3:], float), 0.0, atol=1e-3)
