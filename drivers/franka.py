@@ -259,6 +259,8 @@ class FrankaArm:
         self._motion = None
         self._target[:] = self._tcp
         self._law.reset(self._tcp)
+        self._compute()  # once in vain: loading compiled code takes longer than the robot waits for an answer
+        self._law.reset(self._tcp)
         self._law.set_gains(self._gains)
         self._law.limits[:] = self._limits
         self._torque[:] = 0.0
@@ -300,7 +302,7 @@ class FrankaArm:
             return
         if isinstance(self._motion, JointMotion):  # the law goes on from the torque that is there
             self._law.reset(self._tcp)
-            self._law.memory[7:14] = self._torque - self._bias
+            self._law.memory[7:14] = self._law.memory[14:21] = self._torque - self._bias
         self._motion = None
         self._target[:] = self._tcp
         self._law.set_gains(self._gains)
