@@ -1,5 +1,6 @@
 """A cell: one arm, its gripper, cameras, tracker and clock, opened from `twin` or from a cell file."""
 
+import contextlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -71,6 +72,7 @@ class SceneRequest:
         build: Adds the task's props to the twin.
         objects: Bodies the tracker reports.
         tags: What the objects wear where a simulated scene is looked at by a tag tracker.
+        held: Opening of a gripper that holds the task's tool, and that a fixed tool reports [m].
         cameras: Cameras to open; on metal, those of the cell file.
         image_size: Height and width of their pictures [pixels].
         real_time: Pace the twin to the wall clock.
@@ -80,6 +82,7 @@ class SceneRequest:
     build: Callable[[Scene], None] | None = None
     objects: tuple[str, ...] = ()
     tags: TagLayout = field(default_factory=dict[str, Sequence[Tag]])
+    held: float = 0.0
     cameras: tuple[str, ...] = ()
     image_size: int = 128
     real_time: bool = False
@@ -165,7 +168,14 @@ def _open_twin(file: CellFile, request: SceneRequest) -> Cell:
 
 
 def _open_metal(file: CellFile, request: SceneRequest, rehearse: str) -> Cell:
-    stage = EmulatorStage(rehearse) if rehearse else None
+    with contextlib.ExitStack() as opened:
+        cell = _connect(file, request, rehearse, opened)
+        opened.pop_all()
+    return cell
+
+
+def _connect(file: CellFile, request: SceneRequest, rehearse: str, opened: contextlib.ExitStack) -> Cell:
+    stage = opened.enter_context(EmulatorStage(rehearse)) if rehearse else None
     facts: dict[str, Any] = stage.facts() if stage else {}
     pace = "lockstep" if facts.get("lockstep") else "arm" if facts.get("speed", 1.0) != 1.0 else "wall"
     host = rehearse or file.arm.host
@@ -177,7 +187,10 @@ def _open_metal(file: CellFile, request: SceneRequest, rehearse: str) -> Cell:
         max_state_age_s=file.arm.max_state_age_s, core=None if rehearse else file.arm.core,
     )  # fmt: skip
     clock = WallClock() if pace == "wall" else ArmClock(arm)
+    opened.callback(arm.close)
     eyes = Eyes(file, clock, StageView(stage) if stage else None, paced=pace == "wall")
+    opened.callback(eyes.close)
+    cameras = {name: eyes.camera(name, request.image_size) for name in file.cameras if request.cameras}
     tracker: Tracker = NoTracker()
     if file.tracker.driver == "tags" and (stage is None or facts.get("tags")):
         tracker = eyes.tracker(arm, request.tags if stage else None)
@@ -188,9 +201,9 @@ def _open_metal(file: CellFile, request: SceneRequest, rehearse: str) -> Cell:
     return Cell(
         clock=clock,
         arm=arm,
-        gripper=_gripper(file, rehearse or file.gripper.host or file.arm.host),
+        gripper=_gripper(file, rehearse or file.gripper.host or file.arm.host, request.held),
         tracker=tracker,
-        cameras={name: eyes.camera(name, request.image_size) for name in file.cameras if request.cameras},
+        cameras=cameras,
         stage=stage,
         eyes=eyes,
         home=file.arm.home,
@@ -200,9 +213,9 @@ def _open_metal(file: CellFile, request: SceneRequest, rehearse: str) -> Cell:
     )
 
 
-def _gripper(file: CellFile, host: str) -> Gripper:
+def _gripper(file: CellFile, host: str, held: float) -> Gripper:
     known = {"franka_hand": "drivers.franka_hand:FrankaHand", "robotiq": "drivers.robotiq:RobotiqGripper"}
     driver = file.gripper.driver
     if driver == "none":
-        return NoGripper(**file.gripper.options)
+        return NoGripper(**{"fixed_opening": held, **file.gripper.options})
     return load(known.get(driver, driver), {"host": host, **file.gripper.options})

@@ -40,6 +40,10 @@ class View(Protocol):
         """Where a camera is in `base`, shape (7,), OpenCV's axes."""
         ...
 
+    def close(self) -> None:
+        """Let go of the scene."""
+        ...
+
 
 class TwinView:
     """The scene of a twin in this process."""
@@ -55,22 +59,32 @@ class TwinView:
         """As the model has it."""
         return TwinCamera(self._twin, camera).pose_in_base()
 
+    def close(self) -> None:
+        """Nothing."""
+
 
 class StageView:
     """The scene beside an emulator."""
 
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
+        self._connections: list[Stage] = []
 
     def pictures(self, camera: str, width: int, height: int) -> tuple[Pictures, CameraIntrinsics]:
         """Rendered by the emulator's process; over a connection of its own, since threads ask for them."""
         connection = Stage(self._stage.host)
+        self._connections.append(connection)
         fovy, _ = connection.camera(camera)
         return lambda: connection.picture(camera, height, width), CameraIntrinsics.from_fovy(fovy, width, height)
 
     def camera_pose(self, camera: str) -> Array:
         """As the model has it."""
         return self._stage.camera(camera)[1]
+
+    def close(self) -> None:
+        """Let go of the emulator."""
+        for connection in self._connections:
+            connection.close()
 
 
 class Eyes:
@@ -81,12 +95,16 @@ class Eyes:
         clock: The cell's.
         view: The scene, for virtual cameras; None on metal.
         paced: Whether the clock is the wall's, so that cameras send at their own pace.
+
+    Attributes:
+        virtual: The virtual devices by name, to make them fail.
     """
 
     def __init__(self, file: CellFile, clock: Clock, view: View | None, *, paced: bool) -> None:
         self._file, self._clock, self._view, self._paced = file, clock, view, paced
         self._bus = VirtualBus() if view is not None else None
         self._open: dict[str, Any] = {}
+        self.virtual: dict[str, VirtualRealSense] = {}
         self._running = contextlib.ExitStack()
 
     def camera(self, name: str, image_size: int | None) -> Camera:
@@ -124,6 +142,8 @@ class Eyes:
         for camera in self._open.values():
             camera.close()
         self._running.close()
+        if self._view is not None:
+            self._view.close()
 
     def _camera_pose(self, file: TrackerFile, arm: Arm) -> Array | Callable[[float], Array]:
         if self._view is not None and file.camera_pose_tcp is None:
@@ -156,7 +176,8 @@ class Eyes:
         assert self._bus is not None
         pictures, intrinsics = self._view.pictures(name, file.width, file.height)
         device = VirtualRealSense(pictures, intrinsics, bus=self._bus, serial=file.serial or name, fps=file.fps)
-        config = device.config(crop=file.crop, image_size=image_size, max_age_s=max(file.max_age_s, RENDERING_S))
+        self.virtual[name] = device
+        config = device.config(crop=file.crop, image_size=image_size, max_age_s=max(file.max_age_s, RENDERING_S), **file.options)
         if self._paced:
             self._running.enter_context(device.running())
         return RealSenseCamera(

@@ -11,8 +11,17 @@ from drivers.safety import SafetyLimits
 from robot_rl.errors import ConfigError
 
 __all__ = [
-    "ARM_DRIVERS", "ArmFile", "CameraFile", "CellFile", "GripperFile", "TagFile", "TrackerFile", "load_cell_file", "tighten",
-]  # fmt: skip
+    "ARM_DRIVERS",
+    "ArmFile",
+    "CameraFile",
+    "CellFile",
+    "GripperFile",
+    "LimitsFile",
+    "TagFile",
+    "TrackerFile",
+    "load_cell_file",
+    "tighten",
+]
 
 ARM_DRIVERS = {
     "franka": "drivers.franka:FrankaArm",
@@ -30,7 +39,7 @@ class _Section(BaseModel):
 
 
 class ArmFile(_Section):
-    """`driver`: franka, franky, ur, twin or your_package.module:YourArm. What a driver takes beyond this goes in `options`."""
+    """`driver`: franka, franky, ur, twin or your_package.module:YourArm; `options` is what it takes beyond this."""
 
     driver: str = "twin"
     host: str = ""
@@ -117,14 +126,17 @@ class CellFile(_Section):
     tracker: TrackerFile = TrackerFile()
     limits: LimitsFile = LimitsFile()
     watchdog: WatchdogFile = WatchdogFile()
-    faults_in_a_row: int = Field(default=3, ge=0)  # episodes that may end in a fault, one after another, before training stops
+    faults_in_a_row: int = Field(
+        default=3, ge=0
+    )  # episodes that may end in a fault, one after another, before training stops
 
 
 def load_cell_file(path: str | Path) -> CellFile:
     """Read and check a cell file.
 
     Raises:
-        ConfigError: It does not exist, is no YAML, or a value is not what is expected; the message names file, key, value
+        ConfigError: It does not exist, is no YAML, or a value is not what is expected; the message names file, key,
+        value
             and expectation.
     """
     path = Path(path)

@@ -20,10 +20,10 @@ tracker:
   driver: none                    # none | tags (AprilTags seen by one of the cameras)
 #  driver: tags
 #  camera: front
-#  camera_pose_base: [1.0, 0.0, 0.6, -0.63, -0.63, 0.32, 0.32]   # position [m], quat_xyzw; x right, y down, z forward
+#  camera_pose_base: [1.0, 0.0, 0.6, -0.63, -0.63, 0.32, 0.32]   # position [m], quat_xyzw; its z looks forward, y down
 #  objects:
 #    socket:
-#      - {{id: 0, size_m: 0.04, pose: [0.0, 0.08, 0.04, 0, 0, 0, 1]}}   # edge of the black square; the tag in the object
+#      - {{id: 0, size_m: 0.04, pose: [0.0, 0.08, 0.04, 0, 0, 0, 1]}}   # edge of the black square, tag in the object
 
 # Tightens the task's own limits for this table; never widens them. Metres in `base`, m/s and rad/s, N and N m.
 limits:
@@ -44,10 +44,10 @@ faults_in_a_row: 3
 _FRANKA = """# A cell with a Franka Research 3. Check it with: robot-rl check-cell {path}
 # Rehearse it without the robot: robot-rl emulate fr3 --task peg_insert, then any command with --rehearse.
 arm:
-  driver: {driver}                  # franka: our law at 1 kHz | franky: the same from C++, for kernels without PREEMPT_RT
+  driver: {driver}                  # franka: our law at 1 kHz | franky: one in C++, for kernels without PREEMPT_RT
   host: 172.16.0.2                # the robot's address; Desk must have FCI activated
   home: [0.0, -0.041759, 0.0, -2.334272, 0.0, 2.292514, 0.785398]   # joints [rad] before the first episode
-  # tcp_flange: [0, 0, 0.1034, 0, 0, -0.3826834, 0.9238795]         # the tool in the flange; the Franka hand's by default
+  # tcp_flange: [0, 0, 0.1034, 0, 0, -0.3826834, 0.9238795]         # the tool in the flange; by default the hand's
   # core: 3                       # a processor core for the 1 kHz loop alone (isolcpus=3)
   options: {{}}                     # load_kg: 0.3, load_centre: [0, 0, 0.05], collision: [60, 20, 60]
 
@@ -67,7 +67,7 @@ gripper:
   driver: robotiq                 # robotiq | none (a fixed tool)
 """
 
-_TWIN = """# The simulated cell, as a file: what a real one looks like, without the metal. Check it with: robot-rl check-cell {path}
+_TWIN = """# The simulated cell, as a file: a real one without the metal. Check it with: robot-rl check-cell {path}
 arm:
   driver: twin
   model: fr3                      # fr3 | ur5e | path of an MJCF file

@@ -101,7 +101,8 @@ def _arm(cell: Cell, report: CellReport, tell: Callable[[str], None]) -> None:
     x, y, z = state.tcp_pose[:3]
     report.add(
         "arm",
-        f"tcp at ({x:.3f}, {y:.3f}, {z:.3f}) m in base; joints {np.round(np.degrees(state.q)).astype(int).tolist()} deg",
+        f"tcp at ({x:.3f}, {y:.3f}, {z:.3f}) m in base; joints {np.round(np.degrees(state.q)).astype(int).tolist()} "
+        f"deg",
     )
     force, torque = np.linalg.norm(state.wrench_tcp[:3]), np.linalg.norm(state.wrench_tcp[3:])
     light = bool(force < 10.0 and torque < 3.0)

@@ -65,7 +65,8 @@ def check_cell(
     table.add_row(
         "limits",
         "",
-        f"box {limits.position_low} to {limits.position_high} m, speed {limits.max_speed}, wrench {limits.max_wrench}; tasks may be stricter",
+        f"box {limits.position_low} to {limits.position_high} m, speed {limits.max_speed}, wrench "
+        f"{limits.max_wrench}; tasks may be stricter",
     )
     Console().print(table)
     if report.pictures:

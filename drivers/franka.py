@@ -1,12 +1,13 @@
-"""Franka arms (FR3, Panda with system image 5 and later) through libfranka: our impedance law writes joint torques at 1 kHz.
+"""Franka arms (FR3, Panda with system image 5 and later) through libfranka: our impedance law writes joint torques at
+1 kHz.
 
-One torque-control session lasts from `connect` to `close`; impedance, joint motions and resting are three ways of computing
-the torque inside it, so nothing ever switches the robot's own controller while it moves. libfranka adds gravity; the law
-adds Coriolis (`bias`). Runs in the driver process (`drivers.realtime`): pylibfranka keeps the interpreter's lock while it
-waits for the robot.
+One torque-control session lasts from `connect` to `close`; impedance, joint motions and resting are three ways of
+computing the torque inside it, so nothing ever switches the robot's own controller while it moves. libfranka adds
+gravity; the law adds Coriolis (`bias`). Runs in the driver process (`drivers.realtime`): pylibfranka keeps the
+interpreter's lock while it waits for the robot.
 
-Numbers: joint limits and joint-impedance gains as published for the FR3 (franka_description, libfranka's joint impedance
-example); collision thresholds as in SERL's controller.
+Numbers: joint limits and joint-impedance gains as published for the FR3 (franka_description, libfranka's joint
+impedance example); collision thresholds as in SERL's controller.
 """
 
 import socket
@@ -68,8 +69,8 @@ class FrankaArm:
         load_kg: Mass of what the gripper always holds; 0 when Desk's settings stand.
         load_centre: Its centre of mass in the flange [m], shape (3,).
         home: Joint posture the null space pulls to [rad], shape (7,).
-        collision: Force [N] and torque [N m] at the tcp, and joint torque [N m], at which the robot's own reflex stops it.
-        realtime: `auto` asks libfranka to insist on a real-time kernel where there is one; `enforce`; `ignore`.
+        collision: Force [N] and torque [N m] at the tcp, and joint torque [N m], at which the robot's own reflex stops
+        it. realtime: `auto` asks libfranka to insist on a real-time kernel where there is one; `enforce`; `ignore`.
     """
 
     period_s = 0.001
@@ -134,14 +135,16 @@ class FrankaArm:
         except franka.ControlException as error:
             self._lose_control()
             raise DeviceFaultError(
-                f"{self.host}: {reflex_of(error)}. The robot stopped itself and holds. Free it from what it touches, then reset "
+                f"{self.host}: {reflex_of(error)}. The robot stopped itself and holds. Free it from what it touches, "
+                f"then reset "
                 "the environment: recovery is tried once.",
                 errors=reflex_of(error),
             ) from error
         except RuntimeError as error:  # NetworkException, and plain ones where pylibfranka names none
             self._lose_control()
             raise DeviceConnectionError(
-                f"The connection to {self.host} broke: {error}. The robot stops itself without commands. Check the cable and "
+                f"The connection to {self.host} broke: {error}. The robot stops itself without commands. Check the "
+                f"cable and "
                 "that nobody else controls it in Desk, then reset the environment."
             ) from error
 
@@ -336,7 +339,8 @@ class FrankaArm:
         elif late_s > SETTLE_S:
             self._end_motion()
             raise DeviceFaultError(
-                f"A motion of {self.host} did not arrive: {off} after {SETTLE_S:g} s more than planned. The arm holds its "
+                f"A motion of {self.host} did not arrive: {off} after {SETTLE_S:g} s more than planned. The arm holds "
+                f"its "
                 "measured pose. Look for what is in its way."
             )
 
@@ -377,13 +381,15 @@ def probe(host: str, port: int) -> None:
         socket.create_connection((host, port), CONNECT_TIMEOUT_S).close()
     except OSError as error:
         raise DeviceConnectionError(
-            f"Nothing answers at {host}:{port} ({error}). Check arm.host in the cell file, the cable (ping {host}), and that "
+            f"Nothing answers at {host}:{port} ({error}). Check arm.host in the cell file, the cable (ping {host}), "
+            f"and that "
             "the robot is switched on with FCI activated in Desk.",
             host=host,
         ) from error
 
 
 def advice_for(mode: str) -> str:
+    """What a person does about a robot in this mode."""
     return {
         "UserStopped": "the enabling switch or emergency stop is pressed. Release it, then try again.",
         "Guiding": "it is being guided by hand. Let go, then try again.",
@@ -416,6 +422,7 @@ def _pose_into(matrix: Array, pose: Array) -> None:
 
 
 def column_major(pose: Array) -> list[float]:
+    """A pose, shape (7,), as the 16 numbers libfranka takes."""
     matrix = np.eye(4)
     matrix[:3, :3], matrix[:3, 3] = matrix_from_quat(pose[3:]), pose[:3]
     return matrix.T.ravel().tolist()

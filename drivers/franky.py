@@ -1,13 +1,15 @@
 """Franka arms through franky's C++ impedance tracker: the alternative where the kernel is not a real-time one.
 
-franky runs the 1 kHz law in a C++ thread of its own; this driver gives it a target 200 times a second. The law is franky's
-(same stiffness, damping, error clips and null-space posture; see `ImpedanceGains`), so what our law does at every
-tick is done here to the target: it approaches the box's faces no faster than it could brake, and moves no faster than
-`max_speed`. That bounds the target exactly and the tool nearly: choose `driver: franka` where the limits are tight.
+franky runs the 1 kHz law in a C++ thread of its own; this driver gives it a target 200 times a second. The law is
+franky's (same stiffness, damping, error clips and null-space posture; see `ImpedanceGains`), so what our law does at
+every tick is done here to the target: it approaches the box's faces no faster than it could brake, and moves no faster
+than `max_speed`. That bounds the target exactly and the tool nearly: choose `driver: franka` where the limits are
+tight.
 
 Source: franky-control's documentation of CartesianImpedanceTracker.
 """
 
+import contextlib
 import math
 import time
 from typing import Any
@@ -237,10 +239,8 @@ class FrankyArm:
 
     def _stop_tracking(self) -> None:
         if self._tracker is not None:
-            try:
+            with contextlib.suppress(RuntimeError):  # it had stopped already
                 self._tracker.stop()
-            except RuntimeError:
-                pass  # it had stopped already
             self._tracker = None
 
     def _read(self) -> None:
@@ -285,7 +285,8 @@ class FrankyArm:
         elif elapsed > motion.duration_s + SETTLE_S:
             self.stop()
             raise DeviceFaultError(
-                f"A motion of {self.host} did not arrive: tcp {1000 * off:.0f} mm, {turned:.2f} rad off, {SETTLE_S:g} s "
+                f"A motion of {self.host} did not arrive: tcp {1000 * off:.0f} mm, {turned:.2f} rad off, {SETTLE_S:g} "
+                f"s "
                 "after its time. The arm holds its measured pose. Look for what is in its way."
             )
 
@@ -308,7 +309,8 @@ class FrankyArm:
 def _fault(host: str, error: RuntimeError) -> DeviceFaultError | DeviceConnectionError:
     if isinstance(error, _library().NetworkException):
         return DeviceConnectionError(
-            f"The connection to {host} broke: {error}. The robot stops itself without commands. Check the cable and that "
+            f"The connection to {host} broke: {error}. The robot stops itself without commands. Check the cable and "
+            f"that "
             "nobody else controls it in Desk, then reset the environment."
         )
     return DeviceFaultError(

@@ -2,8 +2,8 @@
 
 Each record has one writer and is guarded by a seqlock: the writer makes a counter odd, writes, makes it even; a reader
 copies and tries again when the counter was odd or has moved. Nobody ever waits for the other side, and a process that
-dies in the midst of writing is noticed by its reader. (Source: Linux kernel documentation, locking/seqlock. The order of
-stores that it needs is x86's own and is kept on ARM by the interpreter's locks around each statement.)
+dies in the midst of writing is noticed by its reader. (Source: Linux kernel documentation, locking/seqlock. The order
+of stores that it needs is x86's own and is kept on ARM by the interpreter's locks around each statement.)
 """
 
 import contextlib
@@ -120,7 +120,9 @@ class Mailbox:
         deadline = time.monotonic() + PATIENCE_S
         while (record := _try(self.status)) is None:
             if time.monotonic() > deadline:
-                raise LinkError("The shared memory of the arm stays half written: the driver process died in the midst.")
+                raise LinkError(
+                    "The shared memory of the arm stays half written: the driver process died in the midst."
+                )
             time.sleep(1e-4)
         n = int(record["joints"])
         state = ArmState(

@@ -27,7 +27,7 @@ def _fraction(time_s: float, duration_s: float) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class JointMotion:
-    """From joint angles to joint angles [rad], shape (n,), in a duration [s]; longer where a joint would be too fast."""
+    """From joint angles to joint angles [rad], shape (n,), in a duration [s]."""
 
     start: Array
     goal: Array

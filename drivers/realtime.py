@@ -1,7 +1,7 @@
 """An arm in a process of its own, so that nothing the learner or the actor does can make its control loop late.
 
-`ArmProcess` is the arm as the environment sees it. Behind it a driver process (`drivers.realtime_loop`) ticks the vendor's
-client, supervises every target and watches whether commands still come:
+`ArmProcess` is the arm as the environment sees it. Behind it a driver process (`drivers.realtime_loop`) ticks the
+vendor's client, supervises every target and watches whether commands still come:
 
 | commands stop for      | the arm                                                    | until                    |
 | ---------------------- | ---------------------------------------------------------- | ------------------------ |
@@ -46,7 +46,9 @@ CONNECT_TIMEOUT_S = 15.0  # the drivers themselves give up after 3 s
 REPLY_TIMEOUT_S = 5.0
 RECOVER_TIMEOUT_S = 20.0
 _KINDS: dict[str, type[RobotRLError]] = {
-    name: kind for name, kind in vars(robot_rl.errors).items() if isinstance(kind, type) and issubclass(kind, RobotRLError)
+    name: kind
+    for name, kind in vars(robot_rl.errors).items()
+    if isinstance(kind, type) and issubclass(kind, RobotRLError)
 }
 CLOCKS = ("wall", "arm", "lockstep")
 
@@ -133,7 +135,14 @@ class ArmProcess:
         return record["message"].decode() if int(record["mode"]) in (Mode.WATCHDOG, Mode.STOPPED, Mode.FAULT) else ""
 
     def state(self) -> ArmState:
-        """The newest reading. Raises StaleStateError, DeviceFaultError; SafetyError when the last command was refused."""
+        """The newest reading.
+
+        Raises:
+            StaleStateError: It is too old.
+            DeviceFaultError: The arm reports a fault.
+            SafetyError: The supervisor refused the last command, or the watchdog holds the arm.
+            LinkError: The driver process died.
+        """
         state, record = self._opened.read_state()
         self._check(record)
         refused = int(record["refused"])
@@ -143,7 +152,8 @@ class ArmProcess:
         if age > self.max_state_age_s and self.clock != "lockstep":
             raise StaleStateError(
                 f"The state of {self.name!r} is {age:.3f} s old, limit {self.max_state_age_s:g} s "
-                "(arm.max_state_age_s). The driver process holds the arm on its own. Look at its network and at the load "
+                "(arm.max_state_age_s). The driver process holds the arm on its own. Look at its network and at the "
+                "load "
                 "of this computer: robot-rl check-cell.",
                 age=age,
                 limit=self.max_state_age_s,
@@ -151,7 +161,7 @@ class ArmProcess:
         return state
 
     def command(self, target_pose: Array) -> None:
-        """Follow a target pose in `base`, shape (7,). The supervisor's refusal, if any, is raised by the next `state`."""
+        """Follow a target pose in `base`, shape (7,). A refusal by the supervisor is raised by the next `state`."""
         mailbox = self._opened
         self._check(mailbox.status)
         self._commands = mailbox.send_target(np.asarray(target_pose, dtype=np.float64), time.monotonic())

@@ -1,9 +1,9 @@
 """The driver process: one arm, its control loop, the safety supervisor and the watchdog, and nothing else.
 
 Started by `drivers.realtime.ArmProcess`; talks JSON lines over the socket it inherits (requests, answered in order) and
-a `Mailbox` (targets in, states and statistics out). Whatever happens to the process that started it, it goes on ticking:
-it holds the measured pose when no target came for `hold_after_s`, and closes the arm's control when none came for
-`stop_after_s`.
+a `Mailbox` (targets in, states and statistics out). Whatever happens to the process that started it, it goes on
+ticking: it holds the measured pose when no target came for `hold_after_s`, and closes the arm's control when none came
+for `stop_after_s`.
 """
 
 import ctypes
@@ -26,7 +26,7 @@ from drivers.impedance import ImpedanceGains
 from drivers.loading import load
 from drivers.mailbox import Mailbox, Mode
 from drivers.safety import SafeServoArm, SafetyLimits
-from robot_rl.errors import ConfigError, DeviceConnectionError, RobotRLError, SafetyError
+from robot_rl.errors import DeviceConnectionError, RobotRLError, SafetyError
 
 __all__ = ["Loop", "main"]
 
@@ -140,7 +140,12 @@ class Loop:
             self._answer_waiting()
 
     def _finish_run(self) -> None:
-        if self._connected and self._waiting is not None and self._waiting[1] is not None and self._arm_time >= self._until:
+        if (
+            self._connected
+            and self._waiting is not None
+            and self._waiting[1] is not None
+            and self._arm_time >= self._until
+        ):
             self._publish()
             self._answer_waiting()
 

@@ -12,9 +12,8 @@ N/m, D = 60 N s/m, clip 5 cm for the step, 2 cm (20 N) onto the table:
 
 |                             | force mode            | servoL admittance                                   |
 | --------------------------- | --------------------- | --------------------------------------------------- |
-| 5 cm step: 90 %, overshoot  | 0.48 s, 0.01 mm       | 0.28 s, 0.8 mm                                      |
-| table at 0.11 m/s: peak     | 79 N                  | 102 N                                               |
-| ... after 3 s               | 20.1 N, std 0.0 N     | chatters: 30 N, std 23 N (stable at 0.05 m/s)       |
+| 5 cm step: 90 %, overshoot  | 0.57 s, 0.01 mm       | 0.28 s, 0.9 mm                                      |
+| table at 0.11 m/s: peak     | 52 N                  | 67 N                                                |
 | table, speed limit 0.25 m/s | as above (0.11 m/s)   | protective stop; needs D = 300, then 5 times slower |
 
 The clip bounds the force: at rest the arm pushes with K x clip at most; what it hits at speed adds its inertia. In free
@@ -174,6 +173,8 @@ class UrArm:
         if reading.safety == "PROTECTIVE_STOP":
             self._client.unlock()
             reading = self._client.until(lambda r: r.safety in SAFE, "unlock")
+        if reading.safety in SAFE and reading.robot_mode != "RUNNING":  # brakes take a moment
+            reading = self._client.until(lambda r: r.robot_mode == "RUNNING", "release its brakes")
         if reading.safety not in SAFE or reading.robot_mode != "RUNNING":
             raise DeviceFaultError(
                 f"{self.host} cannot be recovered from here: robot mode {reading.robot_mode}, safety {reading.safety}. "
@@ -190,6 +191,11 @@ class UrArm:
     def moving(self) -> bool:
         """Whether a motion is under way."""
         return self._motion is not None
+
+    @property
+    def time_s(self) -> float:
+        """Of the last reading, on the controller's own clock [s]."""
+        return self._now().time_s
 
     def state(self) -> ArmState:
         """The reading of the last tick; `time_s` is the controller's own clock. Raises DeviceConnectionError."""

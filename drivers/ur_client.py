@@ -37,6 +37,9 @@ SILENT_S = 2.3  # a connection that is lost after so much silence ran into ur_rt
 TAKE_S, GIVE_UP_S = 5.0, 1.0  # to take the inputs from it; for it to find them taken
 UNLOCK_S = 8.0  # UR wants 5 s between a protective stop and its unlocking
 RESTART_S = 3.0
+STREAMED = ("forceMode", "servoJ", "servoL", "stopScript", "reuploadScript")  # ur_rtde waits for no "done" of these
+READY_S = 2.0  # below ur_rtde's own time-out, 2.5 s
+READY_STATES = 3  # after a "done", the controller's "ready" is among the next states
 CAUSE_S = 0.5  # for the state stream to catch up
 
 
@@ -208,6 +211,13 @@ class UrClient:
                 robot_mode=reading.robot_mode,
                 safety=reading.safety,
             )
+        if call not in STREAMED:
+            self._await_ready()
+
+    def _await_ready(self) -> None:
+        """Let the controller's "ready" arrive: a streamed call would wait for it without a time-out that holds."""
+        for _ in range(READY_STATES):
+            self.wait(self._receive.getTimestamp(), READY_S)
 
     def _cause(self) -> Reading:
         """The reading that explains a refusal: the two connections' states are not of the same cycle."""
@@ -285,7 +295,8 @@ class UrClient:
     def _end_reconnecting(self) -> None:
         """Make ur_rtde give up connecting anew, which it does when it is refused, so that it can be closed.
 
-        Once its control interface has connected anew (as of 1.6.5) it does so for ever, and closing it crashes.
+        Once its control interface has connected anew (as of 1.6.5) it does so for ever, closing it crashes, and now and
+        then it crashes by itself: whoever runs the driver process must be ready to start it again.
         """
         survey(self.host)
         link = hold_inputs(self.host, TAKE_S)

@@ -92,20 +92,24 @@ def make_env(  # noqa: PLR0913 (an environment's options)
     definition: Task = getattr(importlib.import_module(module), name)()
     cameras = ("front", "wrist") if observations == "vision" or render_mode else ()
     request = SceneRequest(
-        arm=arm, build=definition.build, objects=definition.spec.objects, tags=definition.spec.tags, cameras=cameras, image_size=image_size,
-        real_time=real_time,
+        arm=arm, build=definition.build, objects=definition.spec.objects, tags=definition.spec.tags,
+        held=definition.spec.start_opening, cameras=cameras, image_size=image_size, real_time=real_time,
     )  # fmt: skip
     opened = open_cell(cell, request, rehearse="127.0.0.1" if rehearse is True else rehearse or "")
     limit = definition.spec.max_steps if max_steps is None else max_steps
-    robot = RobotEnv(
-        definition,
-        opened,
-        observations=observations,
-        reward=reward,
-        frame=frame,
-        randomise=randomise,
-        render_mode=render_mode,
-    )
+    try:
+        robot = RobotEnv(
+            definition,
+            opened,
+            observations=observations,
+            reward=reward,
+            frame=frame,
+            randomise=randomise,
+            render_mode=render_mode,
+        )
+    except Exception:
+        opened.close()
+        raise
     env: gym.Env[Any, Any] = robot
     if gripper_penalty:
         robot.return_range = robot.return_range and (-gripper_penalty * limit, 1.0)

@@ -151,7 +151,8 @@ class RobotEnv(gym.Env[Observation, NDArray[np.float32]]):
             age = now - poses[name].time_s
             if age > limit:
                 raise StaleStateError(
-                    f"{name} was last seen {age:.2f} s ago, limit {limit:g} s (tracker.max_age_s). Something is in front of "
+                    f"{name} was last seen {age:.2f} s ago, limit {limit:g} s (tracker.max_age_s). Something is in "
+                    f"front of "
                     "it, or it left the picture. Bring it into view, then reset.",
                     age=age,
                 )

@@ -42,6 +42,7 @@ SWITCH_INTERVAL_S = 5e-4  # how long another Python thread may keep us waiting
 LOCKSTEP_TICKS = 16  # between looks at the other sockets
 LOCKSTEP_SPIN_NS = 200_000
 LOCKSTEP_PATIENCE_S = 3600.0  # a client that computes is no lost packet: its time stands still meanwhile
+LOCKSTEP_START_S = 0.01  # between states until a motion's first command: a slow start must not leave several unanswered
 LOCKSTEP_IDLE_TICKS = 10  # simulated milliseconds in one of the clock's while nobody commands
 
 FAULTS: dict[str, str] = {
@@ -196,16 +197,21 @@ class FciEmulator:
                     asked_at = time.monotonic()
                 due = time.monotonic()
                 continue
-            self._serve(max(due - time.monotonic() - SPIN_S, 0.0))
-            while time.monotonic() < due:
-                pass
-            late = time.monotonic() - due
-            self.late_ticks += late > 0.5 * TICK_S
+            starting = self._lockstep and self.robot.mode == RobotMode.MOVE
+            self._wait_until(due, self.robot.link.states if starting else None)
+            self.late_ticks += time.monotonic() - due > 0.5 * TICK_S
             if self._lockstep and self.robot.mode != RobotMode.MOVE:
                 self.robot.run(LOCKSTEP_IDLE_TICKS - 1, 0, mute=True)
             self._tick(0)
-            due = max(due + TICK_S, time.monotonic())  # a controller that was held up carries on, it does not catch up
+            # A controller that was held up carries on; it does not catch up.
+            due = max(due + (LOCKSTEP_START_S if starting else TICK_S), time.monotonic())
             asked_at = due
+
+    def _wait_until(self, due: float, states: socket | None) -> None:
+        """Look after the sockets until `due`, or until a command comes to `states`."""
+        while (left := due - time.monotonic()) > 0.0:
+            if left > SPIN_S and self._serve(left - SPIN_S, states):
+                return
 
     def _answered_tick(self, *, patient: bool) -> bool:
         """Ticks of a lockstep motion; False when the client has not answered yet."""
@@ -250,18 +256,19 @@ class FciEmulator:
             self._back_at = None
             self._open()
 
-    def _serve(self, pause_s: float, extra: socket | None = None) -> None:
-        """Look after the sockets, waiting at most `pause_s` [s] for something to come."""
+    def _serve(self, pause_s: float, extra: socket | None = None) -> bool:
+        """Look after the sockets, waiting at most `pause_s` [s] for something to come; whether it came to `extra`."""
         sockets = [s for link in self._links for s in link.sockets]
         ready, _, _ = select.select(sockets if extra is None else [*sockets, extra], [], [], pause_s)
         if ready:
             for link in self._links:
                 if any(s in ready for s in link.sockets):
                     link.serve()
+        return extra in ready
 
 
 def serve(emulator: FciEmulator) -> None:
-    """Serve until interrupted or the standard input ends; each line there is a fault, as `drop_packets ticks=30`."""
+    """Serve until interrupted; a line on the standard input is a fault to happen, as `drop_packets ticks=30`."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     with emulator, contextlib.suppress(KeyboardInterrupt):
@@ -273,6 +280,7 @@ def serve(emulator: FciEmulator) -> None:
                 emulator.inject(name, **_read_options(options))
             except (RobotRLError, ValueError) as error:
                 sys.stderr.write(f"{error}\n")
+        threading.Event().wait()  # nobody types any more
 
 
 def _interrupt(*_: object) -> None:

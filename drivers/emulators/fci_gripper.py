@@ -1,8 +1,10 @@
 """The emulated Franka Hand: its motions take simulated time, and a grasp succeeds by the width it ends at."""
 
+import contextlib
 import struct
 import time
 from dataclasses import dataclass, field
+from socket import socket
 
 from drivers.emulators.fci_link import Link
 from drivers.emulators.fci_protocol import (
@@ -66,19 +68,16 @@ class FciGripper:
                 self._advance(self._motion, now, elapsed)
         if self.link.states is not None and time.monotonic() - self._published >= PUBLISH_S:
             self._published = time.monotonic()
-            self._publish(self.link.states.send)
+            self._publish(self.link.states)
 
-    def _publish(self, send: object) -> None:
+    def _publish(self, states: socket) -> None:
         width = self._gripper.opening()
         if self._held is not None and not self._held[0] < width < self._held[1]:
             self._held = None  # it slipped out
         largest, grasped = self._gripper.max_opening, self._held is not None
         time_ms = round(self._plant.time_s * 1e3)
-        try:
-            assert callable(send)
-            send(GRIPPER_STATE.pack(time_ms, width, largest, grasped, TEMPERATURE_C))
-        except OSError:
-            pass  # nobody listens, or not fast enough; the next one comes soon
+        with contextlib.suppress(OSError):  # nobody listens, or not fast enough; the next one comes soon
+            states.send(GRIPPER_STATE.pack(time_ms, width, largest, grasped, TEMPERATURE_C))
 
     def _advance(self, motion: _Motion, now: float, elapsed: float) -> None:
         width, goal = self._gripper.opening(), motion.stages[0]

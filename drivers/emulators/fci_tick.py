@@ -63,7 +63,8 @@ def run(
         wire: Packets.
         connection: Connected UDP socket, -1 for none.
         ticks: How many.
-        spin_ns: In a motion, wait this long for each command [ns]; 0 takes what is there.
+        spin_ns: In a motion, wait this long for each command [ns], and only for one that answers the last state sent:
+            else one that came late would leave client and robot a tick apart for good. 0 takes what is there.
         mute: 1 to send no state.
 
     Returns:
@@ -72,11 +73,12 @@ def run(
     """
     m: Memory = memory[0]
     for _ in range(ticks):
-        present = connection >= 0 and _receive(wire, connection)
+        least = m.time_ms if spin_ns > 0 else 0
+        present = connection >= 0 and _receive(wire, connection, least)
         if not present and spin_ns > 0 and m.mode == flags.MOVE:
             start = _now(wire.clock)
             while not present:
-                present = _receive(wire, connection)
+                present = _receive(wire, connection, least)
                 if not present and _now(wire.clock) - start > spin_ns:
                     return WAITING
         moving = m.mode == flags.MOVE
@@ -104,12 +106,12 @@ def _now(clock: NDArray[np.int64]) -> int:
 
 
 @njit(cache=True)
-def _receive(wire: Wire, connection: int) -> bool:
-    """Take the newest command off the socket into `wire`; whether there was one."""
+def _receive(wire: Wire, connection: int, least: int) -> bool:
+    """Take the newest command off the socket into `wire`; whether one answers a state of time `least` [ms] or later."""
     found = False
     while _recv(connection, wire.command.ctypes.data, COMMAND_SIZE, NO_WAIT) == COMMAND_SIZE:
         wire.newest[:] = wire.command
-        found = True
+        found = wire.answers[0] >= least
     if found:
         wire.torque_bytes[:] = wire.newest[TORQUE_AT:TORQUE_DONE_AT]
         for value in wire.numbers:

@@ -80,6 +80,7 @@ class Wire(NamedTuple):
     floats: NDArray[np.float32]
     command: NDArray[np.uint8]
     newest: NDArray[np.uint8]
+    answers: NDArray[np.int64]
     numbers: Array
     torque: Array
     torque_bytes: NDArray[np.uint8]
@@ -94,7 +95,7 @@ def new_wire() -> Wire:
     torque, rate = np.zeros(7), np.zeros(1, dtype=np.float32)
     return Wire(
         state, state[:8].view(np.uint64), state[8:GENERATOR_AT].view(np.float32), command, newest,
-        newest[8:ELBOW_AT].view(np.float64), torque, torque.view(np.uint8), rate, rate.view(np.uint8),
+        newest[:8].view(np.int64), newest[8:ELBOW_AT].view(np.float64), torque, torque.view(np.uint8), rate, rate.view(np.uint8),
         np.zeros(2, dtype=np.int64),
     )  # fmt: skip
 

@@ -1,8 +1,8 @@
 """The stage around an emulated robot: where its props stand, what its cameras see, and what goes wrong with it.
 
-On metal a person arranges the scene and eyes look at it. Beside an emulator, which only speaks its vendor's protocol, this
-does: `StageServer` in the emulator's process, `Stage` wherever a cell is opened in rehearsal. One JSON line each way; a
-picture follows its line as raw bytes.
+On metal a person arranges the scene and eyes look at it. Beside an emulator, which only speaks its vendor's protocol,
+this does: `StageServer` in the emulator's process, `Stage` wherever a cell is opened in rehearsal. One JSON line each
+way; a picture follows its line as raw bytes.
 """
 
 import json

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from drivers.cell import open_cell
+from drivers.cell import SceneRequest, open_cell
 from drivers.impedance import ImpedanceGains
 from drivers.twin.arms import load_arm
 from drivers.twin.devices import TwinArm, TwinCamera, TwinClock, TwinGripper, TwinTracker
@@ -280,7 +280,7 @@ def test_without_opengl_the_message_says_what_to_install(twin, monkeypatch):
 
 
 def test_a_cell_opens_with_everything_and_closes():
-    cell = open_cell("twin", build=cube, objects=("cube",), cameras=("front", "wrist"), image_size=32)
+    cell = open_cell("twin", SceneRequest(build=cube, objects=("cube",), cameras=("front", "wrist"), image_size=32))
     assert cell.twin is not None
     assert set(cell.cameras) == {"front", "wrist"}
     assert (cell.cameras["wrist"].height, cell.cameras["wrist"].width) == (32, 32)

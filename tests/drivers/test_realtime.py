@@ -33,8 +33,8 @@ ACTOR = """
 import sys, time, numpy as np
 from drivers.realtime import ArmProcess
 from drivers.safety import SafetyLimits
-arm = ArmProcess("drivers.franka:FrankaArm", {"host": sys.argv[1]}, hold_after_s=0.3, stop_after_s=1.0, max_state_age_s=9.0)
-arm.connect()
+arm = ArmProcess("drivers.franka:FrankaArm", {"host": sys.argv[1]}, hold_after_s=0.3, stop_after_s=1.0,
+max_state_age_s=9.0) arm.connect()
 arm.set_limits(SafetyLimits(position_low=(0.3, -0.3, 0.1), position_high=(0.7, 0.3, 0.5)))
 target = arm.state().tcp_pose
 target[1] += 0.14
@@ -98,7 +98,7 @@ def test_a_target_outside_the_box_is_clipped_to_it(arm):
 
     def at_the_wall():
         state = arm.state()
-        arm.command(np.concatenate([state.tcp_pose[:3] + [0.1, 0.0, 0.0], target[3:]]))
+        arm.command(np.array([state.tcp_pose[0] + 0.1, *state.tcp_pose[1:3], *target[3:]]))
         assert state.tcp_pose[0] < LIMITS.position_high[0] + 1e-3
         return state.tcp_pose[0] > LIMITS.position_high[0] - 0.01
 
@@ -205,7 +205,7 @@ def test_a_reflex_is_a_typed_fault_and_recovery_is_explicit(robot, arm):
 
 def test_a_killed_driver_process_is_noticed_and_replaced(arm):
     os.kill(arm._process.pid, signal.SIGKILL)
-    with pytest.raises(LinkError, match="driver process .* died"):
+    with pytest.raises(LinkError, match=r"driver process .* died"):
         assert not wait_for(lambda: arm.state() is None, 10.0)
     with pytest.raises(RobotRLError):
         arm.command(np.array([0.5, 0, 0.3, 1, 0, 0, 0]))

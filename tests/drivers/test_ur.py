@@ -244,19 +244,6 @@ def test_a_frozen_stream_times_out_and_is_recovered_from(emulator, arm):
     run(arm, 0.2)
 
 
-@pytest.mark.slow
-def test_a_long_silence_is_recovered_from(emulator, arm):
-    """After 2.5 s ur_rtde connects anew by itself, for ever; the driver has to end that first."""
-    emulator.inject("freeze", duration_s=60.0)
-    arm.timeout_s = 0.5
-    fault(arm, DeviceTimeoutError)
-    arm.timeout_s = 2.0
-    time.sleep(2.5)
-    emulator.inject("freeze", duration_s=0.0)
-    arm.recover()
-    run(arm, 0.2)
-
-
 def test_dropped_packets_do_not_matter(emulator, arm):
     target = arm.state().tcp_pose.copy()
     target[2] -= 0.05

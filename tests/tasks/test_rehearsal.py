@@ -1,7 +1,7 @@
 """Whole episodes by the scripted expert through the vendors' own clients, against emulators that move the same twin.
 
-The same seeds on the plain twin are the yardstick: through pylibfranka in lockstep not only the success but the number of
-steps must be the twin's, since nothing between the two may lose or delay anything.
+The same seeds on the plain twin are the yardstick: through pylibfranka in lockstep not only the success but the number
+of steps must be the twin's, since nothing between the two may lose or delay anything.
 """
 
 import json
@@ -12,7 +12,7 @@ import pytest
 
 import tasks  # noqa: F401 (registers the environments)
 from robot_rl.cli import main
-from robot_rl.errors import DeviceConnectionError, DeviceFaultError
+from robot_rl.errors import DeviceConnectionError, DeviceError, DeviceFaultError
 
 IDS = {"reach": "robot_rl/Reach-v0", "peg_insert": "robot_rl/PegInsert-v0"}
 FR3 = """
@@ -167,6 +167,72 @@ def test_training_goes_on_after_a_fault_and_says_so(fr3_reach, cell_file, tmp_pa
     events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
     assert [event["event"] for event in events][:2] == ["fault", "recovered"]
     assert all("cartesian_reflex" in event["message"] for event in events[:2])
+
+
+TAGGED = """
+arm: {driver: twin}
+cameras:
+  front: {driver: realsense, serial: "0001"}
+  wrist: {driver: realsense, serial: "0002"}
+tracker: {driver: tags, camera: front, camera_pose_base: [1, 0, 0.6, 0, 0, 0, 1]}
+"""
+
+
+def test_tags_seen_by_a_virtual_realsense_in_place_of_ground_truth(cell_file):
+    """The real SDK, its driver and the tag tracker tell where the socket is; the script inserts as with ground truth."""
+    env = gym.make(IDS["peg_insert"], cell=cell_file(TAGGED))
+    try:
+        outcomes = episodes(env, 6)
+    finally:
+        env.close()
+    assert [success for success, _, _ in outcomes] == [success for success, _, _ in on_the_twin("peg_insert", 6)]
+
+
+def test_pylibfranka_and_realsense_together_with_pictures_in_the_observation(emulate, cell_file):
+    robot = emulate("fr3", task="peg_insert", lockstep=True, tags=True)
+    text = FR3.format(driver="franka") + TAGGED.replace("arm: {driver: twin}\n", "")
+    env = gym.make(IDS["peg_insert"], cell=cell_file(text), rehearse=robot.host, observations="vision")
+    try:
+        observation, _ = env.reset(seed=0)
+        assert {name: picture.shape for name, picture in observation["images"].items()} == {
+            "front": (128, 128, 3), "wrist": (128, 128, 3),
+        }  # fmt: skip
+        assert observation["images"]["front"].std() > 10.0
+        assert episodes(env, 2)[1][0]
+    finally:
+        env.close()
+        robot.stop()
+
+
+@pytest.mark.parametrize(
+    ("fail", "mend", "said"),
+    [
+        (lambda camera: camera.freeze("silent"), lambda camera: camera.thaw(), "0001"),
+        (lambda camera: camera.unplug(), lambda camera: camera.replug(), "0001"),
+    ],
+    ids=["frozen", "unplugged"],
+)
+def test_a_camera_that_fails_ends_the_episode_and_comes_back(fail, mend, said, cell_file):
+    text = TAGGED.replace('serial: "0001"', 'serial: "0001", options: {timeout_s: 0.5}')
+    env = gym.make(IDS["peg_insert"], cell=cell_file(text), observations="vision")
+    try:
+        env.reset(seed=0)
+        camera = env.unwrapped.cell.eyes.virtual["front"]
+        fail(camera)
+        _, _, terminated, truncated, info = env.step(np.zeros(6, np.float32))
+        assert (terminated, truncated) == (False, True)
+        assert said in info["fault"]
+        mend(camera)
+        for attempt in range(20):  # the driver looks for an unplugged camera in the background
+            try:
+                _, info = env.reset(seed=1)
+                break
+            except DeviceError:
+                assert attempt < 19
+        assert "recovered_from" in info
+        assert episodes(env, 1)[0][0]
+    finally:
+        env.close()
 
 
 def test_no_emulator_says_how_to_start_one(cell_file):

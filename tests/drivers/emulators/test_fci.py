@@ -53,8 +53,9 @@ class Server:
         return franka.Robot(self.host, franka.RealtimeConfig.kIgnore)
 
     def close(self):
-        self.process.stdin.close()
+        self.process.terminate()
         self.process.wait(10)
+        self.process.stdin.close()
         self.process.stdout.close()
 
 

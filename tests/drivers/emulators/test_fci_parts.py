@@ -2,7 +2,7 @@
 
 import threading
 import time
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
@@ -73,14 +73,15 @@ def test_a_joint_may_be_fast_in_the_middle_and_not_at_its_end():
 
 
 def test_the_urdf_has_what_the_client_asks_for(arm):
-    robot = ElementTree.fromstring(urdf_of(arm))
+    robot = ET.fromstring(urdf_of(arm))
     joints = {joint.get("name"): joint for joint in robot.iter("joint")}
     assert {f"joint{n}" for n in range(1, 8)} <= set(joints)
     for number in range(1, 8):
         assert joints[f"joint{number}"].find("position_based_velocity_limits") is not None
         assert joints[f"joint{number}"].find("limit") is not None
     assert "link8" in {link.get("name") for link in robot.iter("link")}
-    assert joints["joint8"].find("origin").get("xyz").split()[2] == "0.107"
+    assert joints["joint8"].find("origin").get("xyz").endswith(repr(float(arm.flange[2, 3])))
+    assert arm.flange[2, 3] == pytest.approx(0.107)  # franka_description, kinematics.yaml
 
 
 def test_the_lock_lets_a_waiting_thread_in():
