@@ -8,6 +8,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 SETUP_DONE := $(VENV)/.setup-done
 GL_DONE := $(VENV)/.gl-done
+KERNELS_DONE := $(VENV)/.kernels-done
+KERNELS := $(shell grep -rl --include=*.py "numba import" robot_rl drivers)
 PYTHON ?= $(firstword $(shell command -v python3.11 python3.12 python3.13))
 WORKERS ?= 2
 TASK ?= pick_cube
@@ -15,7 +17,12 @@ TASK ?= pick_cube
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
 
-setup: $(SETUP_DONE) $(GL_DONE) ## virtual environment, dependencies, OpenGL (nothing to do the second time)
+setup: $(SETUP_DONE) $(GL_DONE) $(KERNELS_DONE) ## virtual environment, dependencies, OpenGL (nothing to do the second time)
+
+# numba's cache does not see that a compiled function called by another has changed; compile anew when any source has.
+$(KERNELS_DONE): $(KERNELS) | $(SETUP_DONE)
+	@find robot_rl drivers -name '*.nb[ic]' -delete
+	@touch $@
 
 train: setup ## learn pick_cube on the twin, evaluate it, say where video and curve are (TASK=..., ARGS="...")
 	@$(BIN)/robot-rl train $(TASK) $(ARGS)

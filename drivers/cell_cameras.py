@@ -177,7 +177,9 @@ class Eyes:
         pictures, intrinsics = self._view.pictures(name, file.width, file.height)
         device = VirtualRealSense(pictures, intrinsics, bus=self._bus, serial=file.serial or name, fps=file.fps)
         self.virtual[name] = device
-        config = device.config(crop=file.crop, image_size=image_size, max_age_s=max(file.max_age_s, RENDERING_S), **file.options)
+        config = device.config(
+            crop=file.crop, image_size=image_size, max_age_s=max(file.max_age_s, RENDERING_S), **file.options
+        )
         if self._paced:
             self._running.enter_context(device.running())
         return RealSenseCamera(

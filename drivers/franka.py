@@ -194,8 +194,10 @@ class FrankaArm:
         if self._robot is None:
             self.connect()
             return
+        if self._control is not None:  # nothing is wrong with the robot
+            self.stop()
+            return
         try:
-            self._lose_control()
             if self._robot.read_once().robot_mode != franka.RobotMode.Idle:
                 self._robot.automatic_error_recovery()
             self._begin()

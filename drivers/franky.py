@@ -179,7 +179,10 @@ class FrankyArm:
         if self._robot is None:
             self.connect()
             return
-        self._tracker, self._motion = None, None
+        if self._tracker is not None:  # nothing is wrong with the robot
+            self.stop()
+            return
+        self._motion = None
         try:
             if self._robot.has_errors and not self._robot.recover_from_errors():
                 raise DeviceFaultError(f"{self.host} does not recover: {advice_for(self._robot.state.robot_mode.name)}")

@@ -1,5 +1,6 @@
 """The one environment: a cell and a task as Gymnasium sees them."""
 
+from contextlib import suppress
 from typing import Any, SupportsFloat
 
 import gymnasium as gym
@@ -227,6 +228,8 @@ class RobotEnv(gym.Env[Observation, NDArray[np.float32]]):
         ) as error:  # nothing newer can be trusted: the last observation stands
             self._fault = self._fault or str(error)
             world = None
+            with suppress(DeviceError, SafetyError, LinkError):
+                self.arm.stop()
         if self._fault or world is None:
             return self._last, 0.0, False, True, {"success": False, "fault": self._fault}
         success = self.task.success(world)
