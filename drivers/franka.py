@@ -25,7 +25,7 @@ from drivers.impedance_guard import NO_LIMITS
 from drivers.interfaces import ArmState
 from drivers.motions import JointMotion, PoseMotion
 from drivers.safety import SafetyLimits
-from robot_rl.errors import ConfigError, DeviceConnectionError, DeviceFaultError
+from robot_rl.errors import ConfigError, DeviceConnectionError, DeviceFaultError, RobotRLError
 from robot_rl.geometry import (
     compose,
     invert,
@@ -363,7 +363,7 @@ class connect_errors:  # noqa: N801 (a context manager, used as a statement)
         return None
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        if error is None or not isinstance(error, RuntimeError):
+        if not isinstance(error, Exception) or isinstance(error, RobotRLError):
             return
         text = str(error)
         if "ersion" in text:

@@ -38,7 +38,7 @@ class FrankaHand:
         try:
             self._gripper: Any = franky.Gripper(host)
             self.max_opening = float(self._gripper.max_width)
-        except RuntimeError as error:
+        except (franky.Exception, RuntimeError) as error:
             raise DeviceConnectionError(
                 f"The hand of {host} refused the connection: {error}. Is it in use elsewhere?"
             ) from error
@@ -51,29 +51,32 @@ class FrankaHand:
         """Measured distance between the fingers [m]. Raises DeviceFaultError."""
         try:
             return float(self._gripper.width)
-        except RuntimeError as error:
+        except (self._franky.Exception, RuntimeError) as error:
             raise DeviceFaultError(
                 f"The hand of {self._host} does not answer: {error}. Look at its cable and Desk."
             ) from error
 
     def command(self, opening: float) -> None:
-        """Move towards an opening [m]; near 0, grasp what is between. Returns at once."""
+        """Move towards an opening [m]; near 0, grasp what is between. Returns at once. Raises DeviceFaultError."""
         opening = min(max(opening, 0.0), self.max_opening)
         if self._asked is not None and abs(opening - self._asked) < SAME:
             return
         self._asked = opening
-        if self._future is not None and not self._future.wait(0.0):
-            self._gripper.stop()
-        if opening < CLOSING:
-            self._future = self._gripper.grasp_async(
-                opening, self._speed, self._force, epsilon_inner=ANY_WIDTH, epsilon_outer=ANY_WIDTH
-            )
-        else:
-            self._future = self._gripper.move_async(opening, self._speed)
+        try:
+            if self._future is not None and not self._future.wait(0.0):
+                self._gripper.stop()
+            if opening < CLOSING:
+                self._future = self._gripper.grasp_async(
+                    opening, self._speed, self._force, epsilon_inner=ANY_WIDTH, epsilon_outer=ANY_WIDTH
+                )
+            else:
+                self._future = self._gripper.move_async(opening, self._speed)
+        except (self._franky.Exception, RuntimeError) as error:
+            raise DeviceFaultError(f"The hand of {self._host} refused a command: {error}. Look at Desk.") from error
 
     def close(self) -> None:
         """Let go of the connection; the fingers stay as they are."""
-        with suppress(RuntimeError):
+        with suppress(self._franky.Exception, RuntimeError):
             if self._future is not None and not self._future.wait(0.0):
                 self._gripper.stop()
         self._gripper = None

@@ -116,7 +116,7 @@ class FrankyArm:
             if self._tracker is not None or isinstance(self._motion, JointMotion):
                 self._robot.poll_motion()
             self._read()
-        except RuntimeError as error:
+        except _errors() as error:
             self._tracker, self._motion = None, None
             raise _fault(self.host, error) from error
         if isinstance(self._motion, JointMotion):
@@ -163,7 +163,7 @@ class FrankyArm:
         self._stop_tracking()
         try:
             self._robot.move(franky.JointMotion(franky.JointState(goal)), asynchronous=True)
-        except RuntimeError as error:
+        except _errors() as error:
             raise _fault(self.host, error) from error
         self._motion, self._motion_start = motion, self.time_s
 
@@ -190,7 +190,7 @@ class FrankyArm:
         except _library().NetworkException:
             self._robot = None
             self.connect()
-        except RuntimeError as error:
+        except _errors() as error:
             raise _fault(self.host, error) from error
 
     def stop(self) -> None:
@@ -242,7 +242,7 @@ class FrankyArm:
 
     def _stop_tracking(self) -> None:
         if self._tracker is not None:
-            with contextlib.suppress(RuntimeError):  # it had stopped already
+            with contextlib.suppress(*_errors()):  # it had stopped already
                 self._tracker.stop()
             self._tracker = None
 
@@ -309,7 +309,7 @@ class FrankyArm:
         self._motion = None
 
 
-def _fault(host: str, error: RuntimeError) -> DeviceFaultError | DeviceConnectionError:
+def _fault(host: str, error: Exception) -> DeviceFaultError | DeviceConnectionError:
     if isinstance(error, _library().NetworkException):
         return DeviceConnectionError(
             f"The connection to {host} broke: {error}. The robot stops itself without commands. Check the cable and "
@@ -321,6 +321,11 @@ def _fault(host: str, error: RuntimeError) -> DeviceFaultError | DeviceConnectio
         "environment: recovery is tried once.",
         errors=reflex_of(error),
     )
+
+
+def _errors() -> tuple[type[Exception], ...]:
+    """What franky raises: a tree of its own beside pybind11's RuntimeError."""
+    return (_library().Exception, RuntimeError)
 
 
 def _library() -> Any:

@@ -110,6 +110,7 @@ class ArmProcess:
         self._number, self._commands = 0, 0
         self._buffer = b""
         self._connected = False
+        self._settings: dict[str, Any] = {}
 
     def __enter__(self) -> "ArmProcess":
         self.connect()
@@ -125,6 +126,8 @@ class ArmProcess:
         if not self._connected:
             self._ask("connect", timeout_s=CONNECT_TIMEOUT_S)
             self._connected = True
+            for name, value in self._settings.items():  # of a driver process that died
+                self._ask(name, value=value)
 
     @property
     def fault(self) -> str:
@@ -168,11 +171,11 @@ class ArmProcess:
 
     def set_impedance(self, gains: ImpedanceGains) -> None:
         """Change stiffness, damping and clips."""
-        self._ask("gains", gains=dataclasses.asdict(gains))
+        self._set("gains", dataclasses.asdict(gains))
 
     def set_limits(self, limits: SafetyLimits) -> None:
         """What the supervisor in the driver process lets pass from now on."""
-        self._ask("limits", limits=dataclasses.asdict(limits))
+        self._set("limits", dataclasses.asdict(limits))
 
     def move_to_joints(self, q: Array, duration_s: float) -> None:
         """Move to joint angles [rad], shape (n,), and rest there."""
@@ -249,6 +252,10 @@ class ArmProcess:
         if self._mailbox is not None:
             self._mailbox.close()
         self._process, self._connected, self._buffer = None, False, b""
+
+    def _set(self, name: str, value: dict[str, Any]) -> None:
+        self._settings[name] = value
+        self._ask(name, value=value)
 
     def _move(self, kind: str, target: Array, duration_s: float) -> None:
         numbers = [float(v) for v in target]

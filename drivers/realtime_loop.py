@@ -15,6 +15,7 @@ import signal
 import socket
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +27,7 @@ from drivers.impedance import ImpedanceGains
 from drivers.loading import load
 from drivers.mailbox import Mailbox, Mode
 from drivers.safety import SafeServoArm, SafetyLimits
-from robot_rl.errors import DeviceConnectionError, RobotRLError, SafetyError
+from robot_rl.errors import DeviceConnectionError, DeviceFaultError, RobotRLError, SafetyError
 
 __all__ = ["Loop", "main"]
 
@@ -96,6 +97,11 @@ class Loop:
             self._refuse(error)
         except RobotRLError as error:
             self._fail(error)
+        except Exception as error:  # noqa: BLE001 (the process's edge: a vendor's odd exception must not cost the watchdog)
+            traceback.print_exc()
+            self._fail(
+                DeviceFaultError(f"{type(error).__name__}: {error}. Reset the environment: recovery is tried once.")
+            )
         self._finish_run()
         if self._connected and (self.clock != "lockstep" or not self._may_run()):
             self._publish()
@@ -220,6 +226,9 @@ class Loop:
                 self._answer(number, handlers[name](request))
         except RobotRLError as error:
             self._answer(number, error)
+        except Exception as error:  # noqa: BLE001 (as in _cycle)
+            traceback.print_exc()
+            self._answer(number, DeviceFaultError(f"{name}: {type(error).__name__}: {error}."))
 
     def _connect(self, _: dict[str, Any]) -> dict[str, Any]:
         if not self._connected:
@@ -230,10 +239,10 @@ class Loop:
         return {"period_s": self.arm.period_s, "joints": len(self.arm.state().q)}
 
     def _gains(self, request: dict[str, Any]) -> None:
-        self.arm.set_impedance(ImpedanceGains(**{k: _tuple(v) for k, v in request["gains"].items()}))
+        self.arm.set_impedance(ImpedanceGains(**{k: _tuple(v) for k, v in request["value"].items()}))
 
     def _limits(self, request: dict[str, Any]) -> None:
-        self.arm.set_limits(SafetyLimits(**{k: _tuple(v) for k, v in request["limits"].items()}))
+        self.arm.set_limits(SafetyLimits(**{k: _tuple(v) for k, v in request["value"].items()}))
 
     def _begin_motion(self, request: dict[str, Any]) -> None:
         self._need_control()

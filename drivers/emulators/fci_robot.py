@@ -36,6 +36,8 @@ Array = NDArray[np.float64]
 LARGEST_JOINT_STIFFNESS = 14250.0
 CARTESIAN_STIFFNESS_RANGE = np.array([[10.0] * 3 + [1.0] * 3, [3000.0] * 3 + [300.0] * 3])
 DAMPING_RATIO = 1.0
+AT_REST = 0.01  # [rad/s], of every joint, when a recovery is over
+RECOVERY_EMERGENCY_ABORTED = 5  # an answer that only AutomaticErrorRecovery has
 END_OF_MOTION = {
     RobotMode.IDLE: MoveStatus.SUCCESS,
     RobotMode.REFLEX: MoveStatus.REFLEX_ABORTED,
@@ -68,10 +70,7 @@ class FciRobot:
         self._urdf = urdf_of(description).encode()
         self._flange = description.flange
         self._move_id: int | None = None  # of the running Move, to be answered at its end
-        self._handlers: dict[int, Callable[[bytes], int]] = {
-            Command.STOP_MOVE: self._stop_move,
-            Command.AUTOMATIC_ERROR_RECOVERY: self._recover,
-        }
+        self._recovery_id = 0
         self._setters: dict[int, Callable[[bytes], bool]] = {
             Command.SET_COLLISION_BEHAVIOR: self._set_collision_behavior,
             Command.SET_JOINT_IMPEDANCE: self._set_joint_impedance,
@@ -110,11 +109,15 @@ class FciRobot:
             result = fci_tick.run(self.memory, self.plant.arrays, self.wire, connection, ticks, spin_ns, int(mute))
         if result == fci_tick.STOPPED:
             self._motion_ended()
+        if self.mode == RobotMode.AUTOMATIC_ERROR_RECOVERY:
+            self._go_on_recovering()
         return int(result)
 
     def hold(self, mode: RobotMode) -> None:
         """Hold the measured joint positions, in `mode`; a running motion ends, and its client is told."""
         moving = self.mode == RobotMode.MOVE
+        if self.mode == RobotMode.AUTOMATIC_ERROR_RECOVERY and mode == RobotMode.USER_STOPPED:
+            self.link.reply(Command.AUTOMATIC_ERROR_RECOVERY, self._recovery_id, RECOVERY_EMERGENCY_ABORTED)
         with self.plant.lock:
             lower, upper = self._record["position_limits"].T
             end(self._record, int(mode), np.clip(self.plant.q, lower, upper))
@@ -150,6 +153,8 @@ class FciRobot:
 
     def _client_left(self) -> None:
         self._move_id = None  # a later client must not get the answer
+        if self.mode == RobotMode.AUTOMATIC_ERROR_RECOVERY:
+            self.hold(RobotMode.REFLEX)
         if self.mode == RobotMode.MOVE:
             fail(self._record, ERRORS.index("communication_constraints_violation"))
             self._record["aborted"] = 0
@@ -165,8 +170,11 @@ class FciRobot:
             self._move(command_id, payload)
         elif command == Command.GET_ROBOT_MODEL:
             self.link.reply(command, command_id, SetterStatus.SUCCESS, self._urdf)
-        elif command in self._handlers:
-            self.link.reply(command, command_id, self._handlers[command](payload))
+        elif command == Command.STOP_MOVE:
+            self._stop_move()
+            self.link.reply(command, command_id, SetterStatus.SUCCESS)
+        elif command == Command.AUTOMATIC_ERROR_RECOVERY:
+            self._begin_recovery(command_id)
         elif command in self._setters:
             self.link.reply(command, command_id, self._set(self._setters[command], payload))
         else:
@@ -210,20 +218,26 @@ class FciRobot:
             except OSError:
                 pass
 
-    def _stop_move(self, payload: bytes) -> int:
+    def _stop_move(self) -> None:
         """Always granted: the vendor's client sends it when it lets go of a motion, an aborted one too."""
         if self.mode == RobotMode.MOVE:
             with self.plant.lock:
                 end(self._record, RobotMode.IDLE, self.plant.q)
                 self._update_damping()
             self._answer_move(MoveStatus.PREEMPTED)
-        return SetterStatus.SUCCESS
 
-    def _recover(self, payload: bytes) -> int:
+    def _begin_recovery(self, command_id: int) -> None:
+        """Recovery takes until the arm is at rest; so does its answer."""
         if self.mode not in (RobotMode.IDLE, RobotMode.REFLEX):
-            return SetterStatus.NOT_POSSIBLE
-        self.recover()
-        return SetterStatus.SUCCESS
+            self.link.reply(Command.AUTOMATIC_ERROR_RECOVERY, command_id, SetterStatus.NOT_POSSIBLE)
+            return
+        self._recovery_id = command_id
+        self.hold(RobotMode.AUTOMATIC_ERROR_RECOVERY)
+
+    def _go_on_recovering(self) -> None:
+        if np.abs(self.plant.qd).max() < AT_REST:
+            self.recover()
+            self.link.reply(Command.AUTOMATIC_ERROR_RECOVERY, self._recovery_id, SetterStatus.SUCCESS)
 
     def _set_collision_behavior(self, payload: bytes) -> bool:
         numbers = np.array(struct.unpack("<52d", payload))

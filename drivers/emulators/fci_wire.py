@@ -95,8 +95,8 @@ def new_wire() -> Wire:
     torque, rate = np.zeros(7), np.zeros(1, dtype=np.float32)
     return Wire(
         state, state[:8].view(np.uint64), state[8:GENERATOR_AT].view(np.float32), command, newest,
-        newest[:8].view(np.int64), newest[8:ELBOW_AT].view(np.float64), torque, torque.view(np.uint8), rate, rate.view(np.uint8),
-        np.zeros(2, dtype=np.int64),
+        newest[:8].view(np.int64), newest[8:ELBOW_AT].view(np.float64), torque, torque.view(np.uint8),
+        rate, rate.view(np.uint8), np.zeros(2, dtype=np.int64),
     )  # fmt: skip
 
 

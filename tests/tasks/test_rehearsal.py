@@ -179,7 +179,7 @@ tracker: {driver: tags, camera: front, camera_pose_base: [1, 0, 0.6, 0, 0, 0, 1]
 
 
 def test_tags_seen_by_a_virtual_realsense_in_place_of_ground_truth(cell_file):
-    """The real SDK, its driver and the tag tracker tell where the socket is; the script inserts as with ground truth."""
+    """The real SDK, its driver and the tag tracker say where the socket is; the script inserts as by ground truth."""
     env = gym.make(IDS["peg_insert"], cell=cell_file(TAGGED))
     try:
         outcomes = episodes(env, 6)
