@@ -264,7 +264,8 @@ class FrankaArm:
         self._motion = None
         self._target[:] = self._tcp
         self._law.reset(self._tcp)
-        self._compute()  # once in vain: loading compiled code takes longer than the robot waits for an answer
+        self._compute()  # once in vain, and state() too: loading compiled code takes longer than the robot waits
+        self.state()
         self._law.reset(self._tcp)
         self._law.set_gains(self._gains)
         self._law.limits[:] = self._limits

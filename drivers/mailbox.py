@@ -105,6 +105,11 @@ class Mailbox:
         """Note a cycle of the loop: the time since the last one, and the law's own."""
         _count(self._counters, self._periods, self._laws, period_s, law_s, nominal_s)
 
+    def forget_ticks(self) -> None:
+        """Begin the statistics anew."""
+        for counts in (self._counters, self._periods, self._laws):
+            counts[:] = 0
+
     def say(self, mode: int, kind: str = "", message: str = "", refused: int = 0) -> None:
         """Show what is being done with the arm and, where something is wrong, which error and why."""
         with _Writing(self.status):

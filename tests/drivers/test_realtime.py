@@ -33,8 +33,9 @@ ACTOR = """
 import sys, time, numpy as np
 from drivers.realtime import ArmProcess
 from drivers.safety import SafetyLimits
-arm = ArmProcess("drivers.franka:FrankaArm", {"host": sys.argv[1]}, hold_after_s=0.3, stop_after_s=1.0,
-max_state_age_s=9.0) arm.connect()
+options = {"hold_after_s": 0.3, "stop_after_s": 1.0, "max_state_age_s": 9.0}
+arm = ArmProcess("drivers.franka:FrankaArm", {"host": sys.argv[1]}, **options)
+arm.connect()
 arm.set_limits(SafetyLimits(position_low=(0.3, -0.3, 0.1), position_high=(0.7, 0.3, 0.5)))
 target = arm.state().tcp_pose
 target[1] += 0.14
