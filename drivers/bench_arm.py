@@ -96,8 +96,8 @@ def realtime_records(before: LoopStatistics, after: LoopStatistics) -> list[dict
         ("realtime_missed_ticks", after.missed - before.missed, f"of {ticks} ticks", "none", 0.0),
         ("realtime_period_p50_us", after.period_p50_us, "us", "1 kHz", 1000.0),
         ("realtime_period_p999_us", after.period_p999_us, "us", "1 kHz", 1000.0),
-        ("realtime_law_p50_us", after.law_p50_us, "us, reading to answer", "the target at p99.9", 50.0),
-        ("realtime_law_p999_us", after.law_p999_us, "us, reading to answer", "the target", 50.0),
+        ("realtime_law_p50_us", after.law_p50_us, "us", "the target at p99.9", 50.0),
+        ("realtime_law_p999_us", after.law_p999_us, "us", "the target", 50.0),
     ]
     return [
         {"name": name, "value": float(value), "unit": unit, "reference": reference, "reference_value": expected}

@@ -128,9 +128,7 @@ class FrankaArm:
                 return
             state, _ = self._control.readOnce()
             self._read(state)
-            start = time.perf_counter()
             self._compute()
-            self.law_s = time.perf_counter() - start
             self._control.writeOnce(franka.Torques(self._torque.tolist()))
         except franka.ControlException as error:
             self._lose_control()
@@ -291,10 +289,11 @@ class FrankaArm:
         else:
             if motion is not None:
                 self._follow_pose(motion)
+            start = time.perf_counter()
             wanted = self._law.torque(self._target, self._tcp, self._jacobian, self._q, self._qd, self._bias)
+            self.law_s = time.perf_counter() - start
         # The robot checks the rate of the whole torque, Coriolis included, from the last one that reached it.
-        reached = np.array(self._state.tau_J_d)
-        np.clip(wanted, reached - TORQUE_STEP, reached + TORQUE_STEP, out=self._torque)
+        _limit_rate(wanted, np.array(self._state.tau_J_d), self._torque)
 
     # Motions
 
@@ -411,6 +410,12 @@ def _pose(matrix: Any) -> Array:
     pose = np.empty(7)
     _pose_into(np.array(matrix), pose)
     return pose
+
+
+@njit(cache=True)
+def _limit_rate(wanted: Array, reached: Array, torque: Array) -> None:
+    for j in range(wanted.shape[0]):
+        torque[j] = min(max(wanted[j], reached[j] - TORQUE_STEP), reached[j] + TORQUE_STEP)
 
 
 @njit(cache=True)
