@@ -239,6 +239,46 @@ def test_a_restarted_robot_is_a_lost_connection_and_is_found_again(robot, arm):
     assert wait_for(recovered)
 
 
+def test_a_few_lost_or_late_packets_do_not_matter(robot, arm):
+    """The robot forgives up to 20 missing commands in a row (libfranka's documentation)."""
+    target = arm.state().tcp_pose
+    with robot.stage() as stage:
+        stage.inject("drop_packets", ticks=5)
+        arm.command(target)
+        stage.inject("delay_packets", seconds=0.002, ticks=100)
+        time.sleep(0.2)
+        arm.command(target)
+        time.sleep(0.2)
+    assert not arm.fault
+    arm.stop()
+
+
+def test_many_lost_packets_are_a_fault(robot, arm):
+    with robot.stage() as stage:
+        stage.inject("drop_packets", ticks=300)
+    assert wait_for(lambda: arm.fault)
+    with pytest.raises(DeviceFaultError, match="communication_constraints_violation"):
+        arm.state()
+    arm.recover()
+    assert hand_is_still(robot)
+
+
+def test_another_firmware_is_refused_with_advice():
+    """An emulator that speaks robot interface version 9, where pylibfranka 0.21 wants 10."""
+    host = "127.0.97.1"
+    command = [sys.executable, "-m", "drivers.emulators.fci", "--host", host, "--version", "9"]
+    robot = subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True)
+    try:
+        assert robot.stdout.readline()
+        with pytest.raises(DeviceConnectionError, match="compatibility table"):
+            ArmProcess("drivers.franka:FrankaArm", {"host": host}).connect()
+    finally:
+        robot.terminate()
+        robot.wait(20)
+        robot.stdout.close()
+        robot.stdin.close()
+
+
 def test_a_stale_state_is_refused(arm):
     """The driver process stopped: its readings grow old."""
     arm.max_state_age_s = 0.2
