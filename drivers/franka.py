@@ -1,4 +1,4 @@
-"""Franka arms (FR3, Panda with system image 5 and later) through libfranka: our impedance law writes joint torques at
+"""The Franka Research 3 through libfranka: our impedance law writes joint torques at
 1 kHz.
 
 One torque-control session lasts from `connect` to `close`; impedance, joint motions and resting are three ways of
@@ -6,55 +6,59 @@ computing the torque inside it, so nothing ever switches the robot's own control
 gravity; the law adds Coriolis (`bias`). Runs in the driver process (`drivers.realtime`): pylibfranka keeps the
 interpreter's lock while it waits for the robot.
 
-Numbers: joint limits and joint-impedance gains as published for the FR3 (franka_description, libfranka's joint
-impedance example); collision thresholds as in SERL's controller.
+Joint-impedance gains as in libfranka's own example.
 """
 
-import socket
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from drivers.impedance import ImpedanceGains, ImpedanceLaw, JointLimits
+from drivers.franka_link import (
+    FR3_HOME,
+    FR3_LIMITS,
+    HAND_FLANGE,
+    MOTION_GAINS,
+    MOTION_SPEED,
+    advice_for,
+    broken,
+    column_major,
+    connect_errors,
+    not_arrived,
+    pose_into,
+    pose_of,
+    probe,
+    realtime_kernel,
+    reflex_of,
+    stopped_itself,
+)
+from drivers.impedance import ImpedanceGains, ImpedanceLaw
 from drivers.impedance_guard import NO_LIMITS
 from drivers.interfaces import ArmState
 from drivers.motions import JointMotion, PoseMotion
 from drivers.safety import SafetyLimits
-from robot_rl.errors import ConfigError, DeviceConnectionError, DeviceFaultError, RobotRLError
+from robot_rl.errors import ConfigError, DeviceConnectionError, DeviceFaultError
 from robot_rl.geometry import (
     compose,
     invert,
     matrix_from_quat,
     quat_conjugate,
-    quat_from_matrix,
     quat_multiply,
     rotvec_from_quat,
 )
 
-__all__ = ["FR3_HOME", "FR3_LIMITS", "FrankaArm", "advice_for", "column_major", "connect_errors", "probe", "reflex_of"]
+__all__ = ["FrankaArm"]
 
 Array = NDArray[np.float64]
 
 PORT = 1337
-CONNECT_TIMEOUT_S = 2.5
-FR3_HOME = (0.0, -0.041759, 0.0, -2.334272, 0.0, 2.292514, 0.785398)
-FR3_LIMITS = JointLimits(
-    lower=np.array([-2.7437, -1.7837, -2.9007, -3.0421, -2.8065, 0.5445, -3.0159]),
-    upper=np.array([2.7437, 1.7837, 2.9007, -0.1518, 2.8065, 4.5169, 3.0159]),
-    torque=np.array([87.0, 87, 87, 87, 12, 12, 12]),
-    posture=np.array(FR3_HOME),
-)
 JOINT_STIFFNESS = np.array([600.0, 600, 600, 600, 250, 150, 50])  # [N m/rad]
 JOINT_DAMPING = np.array([50.0, 50, 50, 50, 30, 25, 15])  # [N m s/rad]
 TORQUE_STEP = 0.9  # [N m per ms]; the robot's own limit is 1
 MOTION_JOINT_SPEED = np.array([1.0, 1, 1, 1, 1.5, 1.5, 1.5])  # [rad/s], well below the robot's own
-MOTION_SPEED = (0.25, 1.0)  # [m/s], [rad/s]
-MOTION_GAINS = ImpedanceGains(translational_clip=(0.02, 0.02, 0.02), rotational_clip=(0.1, 0.1, 0.1))
 ARRIVED = (0.01, 0.05)  # [m], [rad]
 ARRIVED_JOINTS = 0.02  # [rad]
 SETTLE_S = 2.0  # a motion may end this much later than planned
@@ -80,7 +84,7 @@ class FrankaArm:
         self,
         host: str,
         *,
-        tcp_flange: tuple[float, ...] = (0.0, 0.0, 0.1034, 0.0, 0.0, -0.3826834323650898, 0.9238795325112867),
+        tcp_flange: tuple[float, ...] = HAND_FLANGE,
         load_kg: float = 0.0,
         load_centre: tuple[float, float, float] = (0.0, 0.0, 0.0),
         home: tuple[float, ...] = FR3_HOME,
@@ -107,7 +111,7 @@ class FrankaArm:
         """Reach the robot and begin torque control, holding the measured pose. Raises DeviceConnectionError."""
         franka = _library()
         probe(self.host, PORT)
-        enforce = {"enforce": True, "ignore": False, "auto": _realtime_kernel()}[self._realtime]
+        enforce = {"enforce": True, "ignore": False, "auto": realtime_kernel()}[self._realtime]
         config = franka.RealtimeConfig.kEnforce if enforce else franka.RealtimeConfig.kIgnore
         with connect_errors(self.host, franka):
             self._robot = franka.Robot(self.host, config)
@@ -132,19 +136,10 @@ class FrankaArm:
             self._control.writeOnce(franka.Torques(self._torque.tolist()))
         except franka.ControlException as error:
             self._lose_control()
-            raise DeviceFaultError(
-                f"{self.host}: {reflex_of(error)}. The robot stopped itself and holds. Free it from what it touches, "
-                f"then reset "
-                "the environment: recovery is tried once.",
-                errors=reflex_of(error),
-            ) from error
+            raise stopped_itself(self.host, error) from error
         except RuntimeError as error:  # NetworkException, and plain ones where pylibfranka names none
             self._lose_control()
-            raise DeviceConnectionError(
-                f"The connection to {self.host} broke: {error}. The robot stops itself without commands. Check the "
-                f"cable and "
-                "that nobody else controls it in Desk, then reset the environment."
-            ) from error
+            raise broken(self.host, error) from error
 
     def state(self) -> ArmState:
         """The reading of the last tick; `time_s` is the robot's own clock."""
@@ -249,7 +244,7 @@ class FrankaArm:
         if state.robot_mode == franka.RobotMode.Reflex:
             self._robot.automatic_error_recovery()
         self._robot.set_collision_behavior([joints] * 7, [joints] * 7, wrench, wrench)
-        flange_nominal = _pose(state.F_T_NE)
+        flange_nominal = pose_of(state.F_T_NE)
         self._robot.set_EE(column_major(compose(invert(flange_nominal), self._tcp_flange)))
         self._robot.set_K(column_major(np.array([0.0, 0, 0, 0, 0, 0, 1])))
         if self._load[0] > 0.0:
@@ -277,7 +272,7 @@ class FrankaArm:
     def _read(self, state: Any) -> None:
         self._state, self.time_s = state, state.time.to_sec()
         self._q[:], self._qd[:] = state.q, state.dq
-        _pose_into(np.array(state.O_T_EE), self._tcp)
+        pose_into(np.array(state.O_T_EE), self._tcp)
         self._jacobian[:] = np.array(self._model.zero_jacobian(state)).reshape(7, 6).T
         self._bias[:] = self._model.coriolis(state)
         self._law.contact[:] = state.O_F_ext_hat_K  # libfranka: positive = robot on environment
@@ -340,11 +335,7 @@ class FrankaArm:
                 self._target[:] = goal
         elif late_s > SETTLE_S:
             self._end_motion()
-            raise DeviceFaultError(
-                f"A motion of {self.host} did not arrive: {off} after {SETTLE_S:g} s more than planned. The arm holds "
-                f"its "
-                "measured pose. Look for what is in its way."
-            )
+            raise not_arrived(self.host, off, late_s)
 
     def _mode(self, franka: Any) -> str:
         try:
@@ -353,92 +344,10 @@ class FrankaArm:
             return "unreachable"
 
 
-class connect_errors:  # noqa: N801 (a context manager, used as a statement)
-    """Turns what libfranka raises while connecting into DeviceConnectionError, saying what to check."""
-
-    def __init__(self, host: str, franka: Any) -> None:
-        self._host, self._franka = host, franka
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        if not isinstance(error, Exception) or isinstance(error, RobotRLError):
-            return
-        text = str(error)
-        if "ersion" in text:
-            advice = (
-                "The robot's system image and pylibfranka do not belong together: see Franka's compatibility table."
-            )
-        elif isinstance(error, self._franka.RealtimeException):
-            advice = "Give the user rtprio 99, or set arm.realtime: ignore in the cell file."
-        else:
-            advice = "Is FCI activated in Desk, are the brakes open, and is no other program connected?"
-        raise DeviceConnectionError(f"{self._host} refused the connection: {text}. {advice}") from error
-
-
-def probe(host: str, port: int) -> None:
-    """Make sure that something answers at an address, in less than 3 s. Raises DeviceConnectionError."""
-    try:
-        socket.create_connection((host, port), CONNECT_TIMEOUT_S).close()
-    except OSError as error:
-        raise DeviceConnectionError(
-            f"Nothing answers at {host}:{port} ({error}). Check arm.host in the cell file, the cable (ping {host}), "
-            f"and that "
-            "the robot is switched on with FCI activated in Desk.",
-            host=host,
-        ) from error
-
-
-def advice_for(mode: str) -> str:
-    """What a person does about a robot in this mode."""
-    return {
-        "UserStopped": "the enabling switch or emergency stop is pressed. Release it, then try again.",
-        "Guiding": "it is being guided by hand. Let go, then try again.",
-        "Reflex": "it is still in a reflex. Free it from what it touches, then try again.",
-        "Other": "open the brakes and activate FCI in Desk, then try again.",
-    }.get(mode, f"its mode is {mode}. Look at Desk.")
-
-
-def reflex_of(error: Exception) -> str:
-    """The names of the robot's errors, as libfranka lists them in its message."""
-    text = str(error)
-    return text[text.index("[") :].strip() if "[" in text else text.removeprefix("libfranka: ").strip()
-
-
-def _pose(matrix: Any) -> Array:
-    pose = np.empty(7)
-    _pose_into(np.array(matrix), pose)
-    return pose
-
-
 @njit(cache=True)
 def _limit_rate(wanted: Array, reached: Array, torque: Array) -> None:
     for j in range(wanted.shape[0]):
         torque[j] = min(max(wanted[j], reached[j] - TORQUE_STEP), reached[j] + TORQUE_STEP)
-
-
-@njit(cache=True)
-def _pose_into(matrix: Array, pose: Array) -> None:
-    """Pose of a homogeneous matrix as libfranka gives it: 16 numbers, column by column."""
-    rotation = np.empty((3, 3))
-    for i in range(3):
-        pose[i] = matrix[12 + i]
-        for j in range(3):
-            rotation[i, j] = matrix[4 * j + i]
-    pose[3:] = quat_from_matrix(rotation)
-
-
-def column_major(pose: Array) -> list[float]:
-    """A pose, shape (7,), as the 16 numbers libfranka takes."""
-    matrix = np.eye(4)
-    matrix[:3, :3], matrix[:3, 3] = matrix_from_quat(pose[3:]), pose[:3]
-    return matrix.T.ravel().tolist()
-
-
-def _realtime_kernel() -> bool:
-    file = Path("/sys/kernel/realtime")
-    return file.is_file() and file.read_text().strip() == "1"
 
 
 def _library() -> Any:

@@ -3,7 +3,7 @@
 from contextlib import suppress
 from typing import Any
 
-from drivers.franka import probe
+from drivers.franka_link import probe
 from robot_rl.errors import ConfigError, DeviceConnectionError, DeviceFaultError
 
 __all__ = ["FrankaHand"]

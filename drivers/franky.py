@@ -17,7 +17,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from drivers.franka import FR3_HOME, FR3_LIMITS, advice_for, column_major, connect_errors, probe, reflex_of
+from drivers.franka_link import (
+    FR3_HOME,
+    FR3_LIMITS,
+    HAND_FLANGE,
+    MOTION_GAINS,
+    MOTION_SPEED,
+    advice_for,
+    broken,
+    column_major,
+    connect_errors,
+    not_arrived,
+    probe,
+    stopped_itself,
+)
 from drivers.impedance import ImpedanceGains
 from drivers.interfaces import ArmState
 from drivers.motions import JointMotion, PoseMotion
@@ -38,9 +51,6 @@ __all__ = ["FrankyArm"]
 Array = NDArray[np.float64]
 
 PORT = 1337
-HAND = (0.0, 0.0, 0.1034, 0.0, 0.0, -0.3826834323650898, 0.9238795325112867)
-MOTION_SPEED = (0.25, 1.0)
-MOTION_GAINS = ImpedanceGains(translational_clip=(0.02, 0.02, 0.02), rotational_clip=(0.1, 0.1, 0.1))
 DYNAMICS = 0.2  # of the robot's speed, acceleration and jerk in joint motions
 ARRIVED = (0.01, 0.05)
 SETTLE_S = 2.0
@@ -65,7 +75,7 @@ class FrankyArm:
         self,
         host: str,
         *,
-        tcp_flange: tuple[float, ...] = HAND,
+        tcp_flange: tuple[float, ...] = HAND_FLANGE,
         home: tuple[float, ...] = FR3_HOME,
         collision: tuple[float, float, float] = (60.0, 20.0, 60.0),
         realtime: bool = False,
@@ -287,11 +297,7 @@ class FrankyArm:
             self._track(self._gains)
         elif elapsed > motion.duration_s + SETTLE_S:
             self.stop()
-            raise DeviceFaultError(
-                f"A motion of {self.host} did not arrive: tcp {1000 * off:.0f} mm, {turned:.2f} rad off, {SETTLE_S:g} "
-                f"s "
-                "after its time. The arm holds its measured pose. Look for what is in its way."
-            )
+            raise not_arrived(self.host, f"tcp {1000 * off:.0f} mm, {turned:.2f} rad off", SETTLE_S)
 
     def _wait_for_joints(self, motion: JointMotion) -> None:
         if not self._robot.is_in_control:
@@ -310,17 +316,7 @@ class FrankyArm:
 
 
 def _fault(host: str, error: Exception) -> DeviceFaultError | DeviceConnectionError:
-    if isinstance(error, _library().NetworkException):
-        return DeviceConnectionError(
-            f"The connection to {host} broke: {error}. The robot stops itself without commands. Check the cable and "
-            f"that "
-            "nobody else controls it in Desk, then reset the environment."
-        )
-    return DeviceFaultError(
-        f"{host}: {reflex_of(error)}. The robot stopped itself and holds. Free it from what it touches, then reset the "
-        "environment: recovery is tried once.",
-        errors=reflex_of(error),
-    )
+    return broken(host, error) if isinstance(error, _library().NetworkException) else stopped_itself(host, error)
 
 
 def _errors() -> tuple[type[Exception], ...]:
