@@ -12,14 +12,18 @@ __all__ = ["cells", "check_cell"]
 
 
 def cells(
-    action: Annotated[Positional[Literal["new"]], arg(help="new writes a commented cell file")],
-    name: Annotated[Positional[str], arg(help="Of the cell; the file becomes cells/NAME.yaml")],
+    action: Annotated[
+        Positional[Literal["new", "watch"]],
+        arg(help="new writes a commented cell file; watch shows how the arms' control loops on this machine run"),
+    ],
+    name: Annotated[Positional[str], arg(help="new: of the cell; the file becomes cells/NAME.yaml")] = "lab",
     arm: Annotated[Literal["franka", "franky", "ur", "twin"], arg(help="Which arm's template")] = "franka",
 ) -> int:
-    """Write a commented cell file to fill in: what stands on your table and how far it may move."""
+    """Write a commented cell file to fill in: what stands on your table and how far it may move; or watch the loops."""
     from drivers.cell_templates import TEMPLATES
 
-    del action
+    if action == "watch":
+        return _watch()
     path = Path(name) if name.endswith((".yaml", ".yml")) else Path("cells") / f"{name}.yaml"
     if path.exists():
         raise ConfigError(f"{path} exists; nothing in it was touched. Choose another name.")
@@ -27,6 +31,23 @@ def cells(
     path.write_text(TEMPLATES[arm].format(path=path, driver=arm))
     print(f"{path}\nFill it in, then: robot-rl check-cell {path}")
     return 0
+
+
+def _watch() -> int:
+    """Every running loop's statistics, twice a second, until Ctrl-C."""
+    import time
+
+    from drivers.mailbox import Mailbox, running
+    from drivers.realtime import LoopStatistics
+
+    while True:
+        paths = running()
+        if not paths:
+            print("No arm is driven on this machine.")
+            return 0
+        for path in paths:
+            print(f"{path.name}: {LoopStatistics.of(Mailbox(path))}", flush=True)
+        time.sleep(0.5)
 
 
 def check_cell(

@@ -8,6 +8,7 @@ of stores that it needs is x86's own and is kept on ARM by the interpreter's loc
 
 import contextlib
 import mmap
+import os
 import tempfile
 import time
 from pathlib import Path
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from drivers.interfaces import ArmState
 from robot_rl.errors import LinkError
 
-__all__ = ["MAX_JOINTS", "Mailbox", "Mode", "percentile_us"]
+__all__ = ["MAX_JOINTS", "Mailbox", "Mode", "percentile_us", "running"]
 
 MAX_JOINTS = 8
 TEXT = 1000  # bytes of a message
@@ -41,6 +42,27 @@ _LOOP = [
     ("counters", "u8", 2), ("period_us", "u8", BINS), ("law_us", "u8", BINS),
 ]  # fmt: skip
 _LAYOUT = np.dtype([("target", _TARGET), ("state", _STATE), ("loop", _LOOP)])
+
+
+def running() -> list[Path]:
+    """The mailboxes on this machine whose makers live."""
+    return sorted(path for path in _folder().glob("robot_rl_*_*") if _maker_lives(path))
+
+
+def _folder() -> Path:
+    return SHARED_MEMORY if SHARED_MEMORY.is_dir() else Path(tempfile.gettempdir())
+
+
+def _maker_lives(path: Path) -> bool:
+    pid = path.name.split("_")[2]
+    return pid.isdigit() and Path(f"/proc/{pid}").exists()
+
+
+def _remove_abandoned() -> None:
+    """Mailboxes of processes that were killed; a driver process that still holds one goes on with it unseen."""
+    for path in _folder().glob("robot_rl_*_*"):
+        if not _maker_lives(path):
+            path.unlink(missing_ok=True)
 
 
 class Mode:
@@ -64,8 +86,8 @@ class Mailbox:
     def __init__(self, path: Path | None = None) -> None:
         self._owner = path is None
         if path is None:
-            folder = SHARED_MEMORY if SHARED_MEMORY.is_dir() else None
-            with tempfile.NamedTemporaryFile(prefix="robot_rl_", dir=folder, delete=False) as file:
+            _remove_abandoned()
+            with tempfile.NamedTemporaryFile(prefix=f"robot_rl_{os.getpid()}_", dir=_folder(), delete=False) as file:
                 file.truncate(_LAYOUT.itemsize)
                 path = Path(file.name)
         self.path = path

@@ -70,6 +70,16 @@ class LoopStatistics:
     law_p50_us: float
     law_p999_us: float
 
+    @classmethod
+    def of(cls, mailbox: Mailbox) -> "LoopStatistics":
+        """Of a loop while it runs, in whatever process."""
+        loop = mailbox.loop
+        period, law = loop["period_us"].copy(), loop["law_us"].copy()
+        return cls(
+            int(loop["counters"][0]), int(loop["counters"][1]),
+            percentile_us(period, 50), percentile_us(period, 99.9), percentile_us(law, 50), percentile_us(law, 99.9),
+        )  # fmt: skip
+
     def __str__(self) -> str:
         return (
             f"{self.ticks} ticks, {self.missed} missed; period p50 {self.period_p50_us:.0f} us, p99.9 "
@@ -208,12 +218,7 @@ class ArmProcess:
 
     def statistics(self) -> LoopStatistics:
         """How the loop has run, read while it runs."""
-        loop = self._opened.loop
-        period, law = loop["period_us"].copy(), loop["law_us"].copy()
-        return LoopStatistics(
-            int(loop["counters"][0]), int(loop["counters"][1]),
-            percentile_us(period, 50), percentile_us(period, 99.9), percentile_us(law, 50), percentile_us(law, 99.9),
-        )  # fmt: skip
+        return LoopStatistics.of(self._opened)
 
     def close(self) -> None:
         """Stop the arm and end the process."""

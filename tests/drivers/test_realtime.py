@@ -175,7 +175,7 @@ def test_sigkill_of_the_actor_holds_then_stops_the_arm_and_ends_the_driver(robot
     assert wait_for(lambda: ended(driver))
     with ArmProcess("drivers.franka:FrankaArm", {"host": robot.host}, max_state_age_s=5.0) as arm:  # the robot is free
         assert np.isfinite(arm.state().q).all()
-    Path(mailbox).unlink()
+    assert not Path(mailbox).exists()  # nor does its shared memory stay behind
 
 
 def test_sigstop_of_the_actor_holds_then_stops_the_arm(robot):

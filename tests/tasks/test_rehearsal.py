@@ -105,6 +105,25 @@ def test_ur_rtde_succeeds_as_on_the_twin(task, emulate, cell_file):
     assert all(success for success, _, _ in on_the_twin(task, 4, arm="ur5e"))
 
 
+def test_a_protective_stop_truncates_the_episode_and_the_next_one_recovers(emulate, cell_file):
+    robot = emulate("ur5e", task="reach", speed=4)
+    env = gym.make(IDS["reach"], cell=cell_file(UR5E), rehearse=robot.host)
+    try:
+        env.reset(seed=0)
+        env.step(np.zeros(6, np.float32))
+        with robot.stage() as stage:
+            stage.inject("protective_stop")
+        _, _, terminated, truncated, info = env.step(np.zeros(6, np.float32))
+        assert (terminated, truncated) == (False, True)
+        assert "PROTECTIVE_STOP" in info["fault"]
+        _, info = env.reset(seed=1)
+        assert "PROTECTIVE_STOP" in info["recovered_from"]
+        assert episodes(env, 1)[0][0]
+    finally:
+        env.close()
+        robot.stop()
+
+
 @pytest.fixture(scope="module")
 def fr3_reach(emulate):
     return emulate("fr3", task="reach", lockstep=True)
