@@ -69,7 +69,7 @@ def check_cell(
 
     file = load_cell_file(cell)
     console = Console(stderr=True)
-    opened = open_cell(str(cell), SceneRequest(cameras=tuple(file.cameras)), rehearse=host if rehearse else "")
+    opened = open_cell(str(cell), SceneRequest(cameras=tuple(file.cameras), image_size=360), rehearse=host if rehearse else "")
     try:
         report = check(opened, wiggle=wiggle, tell=console.print)
     finally:
@@ -82,13 +82,8 @@ def check_cell(
     for device, finding, well in report.lines:
         table.add_row(device if device != last else "", "[green]ok[/]" if well else "[red]LOOK[/]", finding)
         last = device
-    limits = file.limits
-    table.add_row(
-        "limits",
-        "",
-        f"box {limits.position_low} to {limits.position_high} m, speed {limits.max_speed}, wrench "
-        f"{limits.max_wrench}; tasks may be stricter",
-    )
+    own = file.limits.model_dump(exclude_none=True)
+    table.add_row("limits", "", ", ".join(f"{k} {v}" for k, v in own.items()) or "none of its own: each task's apply")
     Console().print(table)
     if report.pictures:
         report.save_pictures(pictures)
