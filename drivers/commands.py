@@ -69,7 +69,8 @@ def check_cell(
 
     file = load_cell_file(cell)
     console = Console(stderr=True)
-    opened = open_cell(str(cell), SceneRequest(cameras=tuple(file.cameras), image_size=360), rehearse=host if rehearse else "")
+    request = SceneRequest(cameras=tuple(file.cameras), image_size=360)
+    opened = open_cell(str(cell), request, rehearse=host if rehearse else "")
     try:
         report = check(opened, wiggle=wiggle, tell=console.print)
     finally:
