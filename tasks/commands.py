@@ -11,6 +11,8 @@ from robot_rl.errors import ConfigError
 
 __all__ = ["emulate", "tasks"]
 
+PATIENCE_S = 0.5  # how long a controller faster than real time waits for the client's answer of a cycle
+
 
 def tasks() -> int:
     """List the tasks, with their Gymnasium ids and options."""
@@ -130,7 +132,7 @@ def start_emulator(
 
         if lockstep:
             raise ConfigError("--lockstep is for fr3; RTDE is a stream: run an emulated ur5e faster with --speed 4.")
-        emulator = RtdeEmulator(plant, host, speed=speed)
+        emulator = RtdeEmulator(plant, host, speed=speed, patience_s=PATIENCE_S)
     emulator.start()
     facts = {"arm": arm, "task": task, "lockstep": lockstep, "speed": speed, "tags": tags}
     server = StageServer(plant, emulator.inject, facts, host)

@@ -27,7 +27,7 @@ __all__ = ["PORT", "Stage", "StageServer", "StageTracker"]
 Array = NDArray[np.float64]
 
 PORT = 1340
-TIMEOUT_S = 10.0
+TIMEOUT_S = 60.0  # a first picture on a busy machine takes its time
 
 
 class StageServer:

@@ -94,7 +94,7 @@ def test_franky_in_real_time_succeeds_as_on_the_twin(task, emulate, cell_file):
 
 @pytest.mark.parametrize("task", sorted(IDS))
 def test_ur_rtde_succeeds_as_on_the_twin(task, emulate, cell_file):
-    robot = emulate("ur5e", task=task, speed=4)
+    robot = emulate("ur5e", task=task, speed=3)
     env = gym.make(IDS[task], cell=cell_file(UR5E), rehearse=robot.host)
     try:
         outcomes = episodes(env, 4)
@@ -106,7 +106,7 @@ def test_ur_rtde_succeeds_as_on_the_twin(task, emulate, cell_file):
 
 
 def test_a_protective_stop_truncates_the_episode_and_the_next_one_recovers(emulate, cell_file):
-    robot = emulate("ur5e", task="reach", speed=4)
+    robot = emulate("ur5e", task="reach", speed=3)
     env = gym.make(IDS["reach"], cell=cell_file(UR5E), rehearse=robot.host)
     try:
         env.reset(seed=0)
