@@ -173,6 +173,11 @@ class ArmProcess:
             )
         return state
 
+    @property
+    def time_s(self) -> float:
+        """Of the newest reading, whatever its state [s]."""
+        return self._opened.read_state()[0].time_s
+
     def command(self, target_pose: Array) -> None:
         """Follow a target pose in `base`, shape (7,). A refusal by the supervisor is raised by the next `state`."""
         mailbox = self._opened
@@ -366,7 +371,7 @@ class ArmClock:
 
     def now(self) -> float:
         """The arm's own time [s]."""
-        return self._arm.state().time_s
+        return self._arm.time_s
 
     def wait_until(self, time_s: float) -> None:
         """Return when the arm's time has come to `time_s`."""
