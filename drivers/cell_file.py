@@ -32,10 +32,11 @@ ARM_DRIVERS = {
 
 Pose = Annotated[tuple[float, ...], Field(min_length=7, max_length=7)]
 Triple = tuple[float, float, float]
+Positive = Annotated[float, Field(gt=0)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ArmFile(_Section):
@@ -111,9 +112,9 @@ class LimitsFile(_Section):
 
     position_low: Triple | None = None
     position_high: Triple | None = None
-    max_speed: tuple[float, float] | None = None
-    max_wrench: tuple[float, float] | None = None
-    joint_margin: float | None = None
+    max_speed: tuple[Positive, Positive] | None = None
+    max_wrench: tuple[Positive, Positive] | None = None
+    joint_margin: float | None = Field(default=None, ge=0)
     outside: Literal["clip", "refuse"] | None = None
 
 
@@ -207,6 +208,9 @@ def _check(path: Path, cell: CellFile) -> None:
             )
     elif tracker.driver != "none" and ":" not in tracker.driver:
         raise ConfigError(f"{path}: tracker.driver: {tracker.driver!r} is not known. Known: tags, none.")
+    low, high = cell.limits.position_low, cell.limits.position_high
+    if low is not None and high is not None and any(a >= b for a, b in zip(low, high, strict=True)):
+        raise ConfigError(f"{path}: limits.position_low {low} is not below position_high {high}; the box is empty.")
     if cell.watchdog.stop_after_s < cell.watchdog.hold_after_s:
         raise ConfigError(f"{path}: watchdog.stop_after_s is less than hold_after_s; an arm holds before it stops.")
 

@@ -112,6 +112,9 @@ def _arm(cell: Cell, report: CellReport, tell: Callable[[str], None]) -> None:
         return
     for name, value in arm.facts().items():
         report.add("arm", f"{name}: {value}")
+    if arm.clock != "wall":
+        report.add("loop", "the emulator's time is its own; rehearse in real time to judge the loop")
+        return
     tell(f"control loop, {LOOP_SECONDS:g} s ...")
     before = arm.statistics()
     cell.clock.wait_until(cell.clock.now() + LOOP_SECONDS)
@@ -126,7 +129,7 @@ def _arm(cell: Cell, report: CellReport, tell: Callable[[str], None]) -> None:
         well,
     )
     for what in arm.missing:
-        report.add("loop", f"the system withheld {what}")
+        report.add("loop", f"would run better with {what}")
 
 
 def _camera(name: str, camera: Camera, cell: Cell, report: CellReport) -> None:
@@ -158,8 +161,9 @@ def _camera(name: str, camera: Camera, cell: Cell, report: CellReport) -> None:
 
 def _tracker(cell: Cell, report: CellReport) -> None:
     poses = cell.tracker.poses()
+    look: Callable[[], str] | None = getattr(cell.tracker, "report", None)
     if not poses:
-        report.add("tracker", "sees no object")
+        report.add("tracker", "none; tasks learn from pictures" if look is None else look(), look is None)
     for name, seen in poses.items():
         x, y, z = seen.pose[:3]
         report.add(

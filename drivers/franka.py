@@ -38,7 +38,7 @@ from drivers.franka_link import (
 from drivers.impedance import ImpedanceGains, ImpedanceLaw
 from drivers.impedance_guard import NO_LIMITS
 from drivers.interfaces import ArmState
-from drivers.motions import JointMotion, PoseMotion
+from drivers.motions import JointMotion, PoseMotion, check_home
 from drivers.safety import SafetyLimits
 from robot_rl.errors import ConfigError, DeviceConnectionError, DeviceFaultError
 from robot_rl.geometry import (
@@ -96,7 +96,8 @@ class FrankaArm:
         self.host, self.law_s, self.time_s = host, 0.0, 0.0
         self._tcp_flange, self._load = np.array(tcp_flange), (load_kg, list(load_centre))
         self._collision, self._realtime = collision, realtime
-        self._law = ImpedanceLaw(replace(FR3_LIMITS, posture=np.array(home)))
+        posture = check_home(np.array(home), FR3_LIMITS.lower, FR3_LIMITS.upper)
+        self._law = ImpedanceLaw(replace(FR3_LIMITS, posture=posture))
         self._gains, self._limits = ImpedanceGains(), NO_LIMITS
         self._robot: Any = None
         self._control: Any = None

@@ -33,7 +33,7 @@ from drivers.franka_link import (
 )
 from drivers.impedance import ImpedanceGains
 from drivers.interfaces import ArmState
-from drivers.motions import JointMotion, PoseMotion
+from drivers.motions import JointMotion, PoseMotion, check_home
 from drivers.safety import SafetyLimits
 from robot_rl.errors import ConfigError, DeviceConnectionError, DeviceFaultError
 from robot_rl.geometry import (
@@ -81,7 +81,8 @@ class FrankyArm:
         realtime: bool = False,
     ) -> None:
         self.host, self.law_s, self.time_s = host, 0.0, 0.0
-        self._tcp_flange, self._home, self._collision, self._realtime = np.array(tcp_flange), home, collision, realtime
+        self._tcp_flange, self._collision, self._realtime = np.array(tcp_flange), collision, realtime
+        self._home = check_home(np.array(home), FR3_LIMITS.lower, FR3_LIMITS.upper)
         self._gains, self._limits = ImpedanceGains(), None
         self._robot: Any = None
         self._tracker: Any = None
@@ -242,7 +243,7 @@ class FrankyArm:
             ),
             translational_error_clip=np.array(gains.translational_clip),
             rotational_error_clip=np.array(gains.rotational_clip),
-            posture_task=franky.PostureTask(np.array(self._home), gains.nullspace_stiffness),
+            posture_task=franky.PostureTask(self._home, gains.nullspace_stiffness),
             max_delta_tau=min(gains.torque_rate, 1.0),
             lower_joint_limits=FR3_LIMITS.lower,
             upper_joint_limits=FR3_LIMITS.upper,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from robot_rl.errors import ConfigError, ShapeError
 from robot_rl.geometry import quat_conjugate, quat_multiply, quat_slerp, rotvec_from_quat
 
-__all__ = ["PEAK_SPEED", "JointMotion", "PoseMotion"]
+__all__ = ["PEAK_SPEED", "JointMotion", "PoseMotion", "check_home"]
 
 Array = NDArray[np.float64]
 
@@ -78,6 +78,23 @@ class PoseMotion:
         fraction, _ = _fraction(time_s, self.duration_s)
         position = self.start[:3] + fraction * (self.goal[:3] - self.start[:3])
         return np.concatenate([position, quat_slerp(self.start[3:], self.goal[3:], fraction)])
+
+
+def check_home(home: Array, lower: Array, upper: Array) -> Array:
+    """Joint angles to begin episodes at [rad], shape (n,), within an arm's limits.
+
+    Raises:
+        ConfigError: Another number of joints, or an angle out of its range.
+    """
+    home = np.asarray(home, dtype=np.float64)
+    if home.shape != lower.shape:
+        raise ConfigError(f"arm.home has {home.size} numbers; this arm has {len(lower)} joints.")
+    if not ((home > lower) & (home < upper)).all():
+        raise ConfigError(
+            f"arm.home {home.tolist()} is outside the joints' range {np.round(lower, 3).tolist()} to "
+            f"{np.round(upper, 3).tolist()} rad."
+        )
+    return home
 
 
 def _positive(duration_s: float) -> float:

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from drivers.impedance import ImpedanceGains, ImpedanceLaw, JointLimits
 from drivers.interfaces import ArmState
-from drivers.motions import JointMotion, PoseMotion
+from drivers.motions import JointMotion, PoseMotion, check_home
 from drivers.safety_limits import SafetyLimits
 from drivers.ur_client import Reading, UrClient, to_ur_pose
 from drivers.ur_link import SAFE, advice
@@ -104,7 +104,10 @@ class UrArm:
         self.host, self.period_s, self.law_s = host, 1.0 / frequency_hz, 0.0
         self.timeout_s = timeout_s
         self.joint_limits = JointLimits(
-            lower=UR5E_LIMITS.lower, upper=UR5E_LIMITS.upper, torque=UR5E_LIMITS.torque, posture=np.array(home)
+            lower=UR5E_LIMITS.lower,
+            upper=UR5E_LIMITS.upper,
+            torque=UR5E_LIMITS.torque,
+            posture=check_home(np.array(home), UR5E_LIMITS.lower, UR5E_LIMITS.upper),
         )
         self._tcp_flange = np.array(tcp_flange)
         self._payload = (payload_kg, payload_centre)

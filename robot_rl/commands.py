@@ -100,6 +100,11 @@ def _place(cell: str | None, rehearse: bool) -> dict[str, Any]:
     return {"cell": cell, "rehearse": True} if rehearse else {"cell": cell}
 
 
+def _twin_only(env: dict[str, Any]) -> dict[str, Any]:
+    """A run's environment on the simulated cell: nothing moves a real arm that was not named in this very command."""
+    return {key: value for key, value in env.items() if key not in ("cell", "rehearse")}
+
+
 def _train(settings: Any, directory: Any, title: str, evaluate: bool) -> int:
     from robot_rl.metrics import read_metrics
     from robot_rl.plots import learning_curve
@@ -126,6 +131,9 @@ def _train(settings: Any, directory: Any, title: str, evaluate: bool) -> int:
     rows = read_metrics(directory.metrics) if directory.metrics.is_file() else []  # none before the first step
     if rows:
         print(f"Curve: {learning_curve(rows, directory.plots / 'learning_curve.png', title)}")
+    if settings.env.get("cell", "twin") != "twin":
+        print(f"Evaluate it there with: robot-rl eval {directory.path} --cell {settings.env['cell']} --episodes 20")
+        return 0
     if reason != "stopped" and evaluate and settings.eval_episodes:
         return evaluate_run(directory.path, episodes=settings.eval_episodes)
     return 0
@@ -160,8 +168,7 @@ def evaluate_run(
 
     _at_least_one("episodes", episodes)
     directory, config = RunDirectory.open(run)
-    place = _place(cell, rehearse)
-    config = replace(config, env={**config.env, **place})
+    config = replace(config, env={**_twin_only(config.env), **_place(cell, rehearse)})
     env = make(config.task, config.env)
     try:
         policy = load_policy(directory, config, env)
@@ -193,6 +200,7 @@ def render(
 
     _at_least_one("episodes", episodes)
     directory, config = RunDirectory.open(run)
+    config = replace(config, env=_twin_only(config.env))
     env = make(config.task, config.env)
     try:
         policy = load_policy(directory, config, env)

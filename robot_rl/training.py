@@ -12,7 +12,7 @@ from robot_rl.agent import SACAgent
 from robot_rl.config import TrainConfig
 from robot_rl.demonstrations import succeeded
 from robot_rl.environments import Env, make
-from robot_rl.errors import ConfigError, StoreError
+from robot_rl.errors import ConfigError, DeviceError, LinkError, SafetyError, StoreError
 from robot_rl.metrics import MetricsWriter
 from robot_rl.observation import ObservationLayout
 from robot_rl.preparation import normalise, open_demonstrations
@@ -78,6 +78,11 @@ class Trainer:
                 f"Training stopped at step {self.step}: {reason}. What was committed before is safe. When that is "
                 f"mended (a full disk: free some space), go on with: robot-rl train --resume {self.run.path}",
                 **error.fields,
+            ) from error
+        except (DeviceError, SafetyError, LinkError) as error:
+            raise type(error)(
+                f"Training stopped at step {self.step}: {error} All steps are saved. When that is mended, go on with: "
+                f"robot-rl train --resume {self.run.path}"
             ) from error
         finally:
             self.env.close()
@@ -214,6 +219,7 @@ class Trainer:
         state.episode += 1
         state.successes.append(success)
         if "fault" in info:
+            self.progress.log(f"Step {self.step}: the episode ended in a fault: {info['fault']}")
             self.run.event("fault", episode=state.episode, step=self.step, message=info["fault"])
         elapsed = max(time.monotonic() - self._started, 1e-9)
         trained = max(self.step - self.config.learning_starts, 0)

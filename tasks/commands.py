@@ -11,6 +11,7 @@ from robot_rl.errors import ConfigError
 
 __all__ = ["emulate", "tasks"]
 
+FAULT = {"fr3": "reflex", "ur5e": "protective_stop"}
 PATIENCE_S = 0.5  # how long a controller faster than real time waits for the client's answer of a cycle
 
 
@@ -59,7 +60,13 @@ def emulate(
     speed: Annotated[float, arg(help="ur5e: simulated seconds per second")] = 1.0,
     tags: Annotated[bool, arg(help="The task's objects wear AprilTags")] = False,
     inject: Annotated[
-        str | None, arg(metavar="FAULT", help="Make a running emulator at --host fail: reflex, protective_stop, ...")
+        str | None,
+        arg(
+            metavar="FAULT",
+            help="Make a running emulator at --host fail. fr3: reflex, drop_packets, "
+            "delay_packets, user_stop, emergency_stop, release_stop, restart. ur5e: protective_stop, emergency_stop, "
+            "freeze, drop_packets, restart",
+        ),
     ] = None,
 ) -> int:
     """Stand in for a robot: its vendor's protocol on this machine, driving the MuJoCo twin of a task's cell.
@@ -80,7 +87,8 @@ def emulate(
         f"An emulated {arm} listens on {host}, {pace}; around it stands {task} ({spec.instruction}).\n"
         f"Use your cell file as it is:  robot-rl check-cell cells/mine.yaml --rehearse\n"
         f"                             robot-rl train {task} --cell cells/mine.yaml --rehearse\n"
-        f"Make something go wrong:     robot-rl emulate {arm} --inject reflex\n"
+        f"Make something go wrong:     robot-rl emulate {arm} --inject {FAULT[arm]}"
+        f"{'' if host == '127.0.0.1' else f' --host {host}'}\n"
         "Ctrl-C ends it.",
         flush=True,
     )

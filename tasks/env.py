@@ -164,13 +164,24 @@ class RobotEnv(gym.Env[Observation, NDArray[np.float32]]):
     ) -> tuple[Observation, dict[str, Any]]:
         """Begin an episode. The same seed gives the same episode.
 
+        A fault on the way to the start counts as one of an episode: it is recovered from, and the way is taken again.
+
         Raises:
-            DeviceError: A device failed, or the arm's fault persists after one attempt to recover.
+            DeviceError: A device failed, the arm's fault persists, or too many episodes in a row ended in a fault.
         """
         super().reset(seed=seed, options=options)
-        spec, cell, rng = self.task.spec, self.cell, self.np_random
         info: dict[str, Any] = {"success": False}
-        self._recover(info)
+        while True:
+            self._recover(info)
+            try:
+                return self._begin(), info
+            except (DeviceError, SafetyError, LinkError) as error:
+                if self.cell.twin is not None:
+                    raise
+                self._fault = str(error)
+
+    def _begin(self) -> Observation:
+        spec, cell, rng = self.task.spec, self.cell, self.np_random
         if cell.twin is not None:
             cell.twin.reset()
         else:
@@ -191,7 +202,7 @@ class RobotEnv(gym.Env[Observation, NDArray[np.float32]]):
         self._reference_inverse = invert(reference)
         self._deadline = cell.clock.now()
         self._last = self._observe(world)
-        return self._last, info
+        return self._last
 
     def step(self, action: NDArray[np.float32]) -> tuple[Observation, SupportsFloat, bool, bool, dict[str, Any]]:
         """One control period.
@@ -285,7 +296,8 @@ class RobotEnv(gym.Env[Observation, NDArray[np.float32]]):
         fault = self._fault or self.arm.fault
         if not fault:
             self._faults = 0
-            self.arm.stop()
+            with suppress(SafetyError):
+                self.arm.stop()
             return
         self._faults += 1
         allowed = self.cell.faults_in_a_row

@@ -172,7 +172,8 @@ class Stage:
             self._socket = socket.create_connection((host, PORT), 2.5)
         except OSError as error:
             raise DeviceConnectionError(
-                f"No emulator answers at {host}:{PORT} ({error}). Start one: robot-rl emulate fr3 --task peg_insert",
+                f"No emulator answers at {host}:{PORT} ({error}). Start one, for example: "
+                "robot-rl emulate fr3 --task peg_insert (or ur5e)",
                 host=host,
             ) from error
         self._socket.settimeout(TIMEOUT_S)
