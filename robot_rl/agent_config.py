@@ -47,9 +47,6 @@ class AgentConfig:
         entropy_backup: Whether the bootstrapped value contains the entropy term.
         bc_weight: Weight of the imitation term in the actor loss, on demonstration samples; 0 switches it off.
         bc_loss: Imitation term: ``mse`` to the mean action, or ``nll`` of the demonstrated one.
-        bc_q_filter: Imitate only where the critics rate the demonstrated action above the actor's own.
-        imitation_bootstrap: Keep a frozen cloned policy; act and bootstrap with the better rated of its action and the
-            actor's (IBRL, arXiv 2311.02198). Takes effect once `SACAgent.freeze_imitation` was called.
         fused: Use the fused CPU kernels (ignored on other devices); the plain torch path gives the same numbers up
             to float32 rounding.
     """
@@ -80,8 +77,6 @@ class AgentConfig:
     entropy_backup: bool = False
     bc_weight: float = 0.0
     bc_loss: str = "mse"
-    bc_q_filter: bool = False
-    imitation_bootstrap: bool = False
     fused: bool = True
 
     def __post_init__(self) -> None:

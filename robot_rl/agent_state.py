@@ -1,5 +1,7 @@
 """Named tensors of an agent: copied out for others to keep, copied in where they fit."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -11,7 +13,7 @@ def to_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}
 
 
-def copy_into(own: dict[str, Tensor], state: dict[str, Tensor]) -> None:
+def copy_into(own: dict[str, Tensor], state: Mapping[str, Tensor]) -> None:
     """Copy every tensor of ``state`` that ``own`` names; all checks come before the first copy.
 
     Raises:

@@ -16,6 +16,9 @@ class Batch(NamedTuple):
             terminated within the k steps, shape (B,).
         next_observation: The observation k steps on, shape (B, D).
         is_demo: 1 where the transition comes from the demonstrations, else 0, shape (B,).
+        images: Pictures of `observation` by camera, as replay keeps them, one of the cached shifts each; uint8, shape
+            (B, channels, cells) of features or (B, H, W, 3) of pixels. None without cameras.
+        next_images: The same of `next_observation`, shifted independently.
     """
 
     observation: torch.Tensor
@@ -24,3 +27,5 @@ class Batch(NamedTuple):
     discount: torch.Tensor
     next_observation: torch.Tensor
     is_demo: torch.Tensor
+    images: dict[str, torch.Tensor] | None = None
+    next_images: dict[str, torch.Tensor] | None = None

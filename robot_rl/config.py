@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 
 from robot_rl.agent_config import AgentConfig
 from robot_rl.errors import ConfigError
+from robot_rl.vision_config import VisionConfig
 
 __all__ = ["PRESETS", "TrainConfig", "assignments", "load_config", "overlay", "preset"]
 
@@ -53,10 +54,14 @@ class TrainConfig:
             never.
         seed: Of everything: networks, sampling, exploration, episodes.
         agent: The learner.
+        vision: How camera pictures are seen.
+        device: Of the learner: cpu, or a CUDA device.
         batch_size: Transitions in a batch.
         demo_fraction: Share of demonstrations in a batch.
         keep_successes: Successful training episodes count as demonstrations too.
-        utd_ratio: Critic updates per environment step; enforced.
+        utd_ratio: Critic updates per environment step.
+        utd: `enforced`: exactly that many, and an asynchronous actor waits between episodes where the learner is
+            behind; `free`: an asynchronous learner updates as often as it can and the actor waits for nothing.
         n_step: Steps in a bootstrapped return.
         gamma: Discount factor per environment step.
         bound_returns: Clip bootstrapped values to the returns that the environment declares possible.
@@ -81,10 +86,13 @@ class TrainConfig:
     stop_at_success: float = 2.0
     seed: int = 0
     agent: AgentConfig = field(default_factory=AgentConfig)
+    vision: VisionConfig = field(default_factory=VisionConfig)
+    device: str = "cpu"
     batch_size: int = 256
     demo_fraction: float = 0.5
     keep_successes: bool = False
     utd_ratio: float = 8.0
+    utd: str = "enforced"
     n_step: int = 1
     gamma: float = 0.97
     bound_returns: bool = False
@@ -99,6 +107,8 @@ class TrainConfig:
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
+        if self.utd not in ("enforced", "free"):
+            raise ConfigError(f"utd is {self.utd!r}; it is enforced or free.")
         for name, (low, high) in _RANGES.items():
             value = getattr(self, name)
             if not low <= value <= high:  # so written that it refuses NaN too
@@ -154,10 +164,12 @@ def overlay(base: TrainConfig, given: dict[str, Any], where: str) -> TrainConfig
     plain = asdict(base)
     merged = _merge(plain, given)
     merged.pop("versions", None)  # a run's own config.yaml may be used again
-    for level, known in ((merged, plain), (merged["agent"], plain["agent"])):
+    for prefix, level, known in (
+        ("", merged, plain), *((f"{name}.", merged[name], plain[name]) for name in ("agent", "vision"))
+    ):  # fmt: skip
         unknown = [key for key in level if key not in known] if isinstance(level, dict) else []
         if unknown:
-            key = str(unknown[0]) if known is plain else f"agent.{unknown[0]}"
+            key = f"{prefix}{unknown[0]}"
             raise ConfigError(f"{where}: there is no setting {key!r}. Known: {', '.join(known)}.", key=key)
     try:
         return TypeAdapter(TrainConfig).validate_python(merged)

@@ -91,7 +91,6 @@ def _record_into(
     on_episode: Callable[[int, int], None],
     stop: Callable[[], bool],
 ) -> None:
-    instruction = str(getattr(env.unwrapped, "instruction", ""))
     kept = tried = 0
     while kept < episodes and not stop():
         if tried >= ATTEMPTS_PER_EPISODE * episodes:
@@ -100,6 +99,7 @@ def _record_into(
                 f"What succeeded lies in {store.path}. Lower the script's noise, or mend the script."
             )
         first, _ = env.reset(seed=seed + tried)
+        instruction = str(getattr(env.unwrapped, "instruction", ""))
         steps: list[dict[str, Any]] = []
         observation, over, info = first, False, {}
         while not over:

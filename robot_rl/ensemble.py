@@ -213,7 +213,9 @@ class EnsembleMLP:
                 return self._evaluate(x, self.parameters[index])
             return self._inference(x.contiguous(), index.numpy())
 
-    def regress(self, x: Tensor, y: Tensor, adam: Adam, averaged: Tensor, tau: float) -> Tensor:
+    def regress(
+        self, x: Tensor, y: Tensor, adam: Adam, averaged: Tensor, tau: float, want_x: bool = False
+    ) -> tuple[Tensor, Tensor]:
         """One optimiser step of all networks towards shared scalar targets, wholly inside the fused kernels.
 
         The same as the mean squared error's autograd gradient, `Adam.step` and its Polyak average, in that order.
@@ -224,9 +226,10 @@ class EnsembleMLP:
             adam: The optimiser of this ensemble's parameters.
             averaged: The Polyak-averaged copy, shape of the parameters.
             tau: Its step.
+            want_x: Also give the loss's gradient by the inputs.
 
         Returns:
-            The values before the step, shape (E, B).
+            The values before the step, shape (E, B), and that gradient, shape (B, inputs), or empty.
         """
         x, batch = x.contiguous(), x.shape[0]
         work = _Workspace.take(self.shape, torch.get_num_threads(), batch)  # a network a thread, not all of them
@@ -234,16 +237,19 @@ class EnsembleMLP:
         out = torch.empty(self.networks, batch, 1)
         numbers = adam.advance(tau)
         moments = (adam.m.numpy(), adam.v.numpy(), averaged.detach().numpy(), numbers)
+        rows = batch if want_x else 0
+        d_x, d_inputs = (np.zeros((work.threads, rows, x.shape[1]), np.float32) for _ in range(2))
         inputs = (self.array, self.all_networks, x.detach().numpy(), y.detach().contiguous().numpy())
 
         def run(share: int, first: int, last: int) -> None:
             own = slice(share, share + 1)
             buffers = (work.xhat[own], work.h[own], work.rstd[own], out.numpy(), d_out[own], scratch[share], grads[own])
-            kernels.regression_step(first, last, *inputs, self.dims, self.activation, *buffers, *moments)
+            d = (d_x[share : share + int(want_x)], d_inputs[share])
+            kernels.regression_step(first, last, *inputs, self.dims, self.activation, *buffers, *moments, *d)
 
         run_in_parallel(run, self.networks, work.threads)
         work.give_back()
-        return out[..., 0]
+        return out[..., 0], torch.from_numpy(d_inputs.sum(0))
 
     def _inference(self, x: Tensor, index: NDArray[np.int64]) -> Tensor:
         work = _Workspace.take(self.shape, len(index), x.shape[0])

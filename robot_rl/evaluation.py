@@ -2,20 +2,20 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from robot_rl.agent import SACAgent
 from robot_rl.config import TrainConfig
 from robot_rl.demonstrations import succeeded
 from robot_rl.environments import Env, make, task_ids
 from robot_rl.errors import ConfigError, DeviceError, RobotRLError, StoreError
-from robot_rl.observation import ObservationLayout
-from robot_rl.operators import AgentOperator, Operator
+from robot_rl.operators import Operator
+from robot_rl.policy import Policy
 from robot_rl.run_directory import RunDirectory, load_tensors
 from robot_rl.statistics import wilson_interval
 from robot_rl.store_files import write_whole
@@ -37,12 +37,14 @@ class Evaluation:
         lengths: Environment steps.
         returns: Undiscounted sum of rewards.
         control_period_s: Of one step; None where the environment does not say.
+        instructions: What was asked for.
     """
 
     successes: list[bool]
     lengths: list[int]
     returns: list[float]
     control_period_s: float | None
+    instructions: list[str] = field(default_factory=list[str])
 
     def to_json(self) -> dict[str, Any]:
         """The numbers to publish: rate, 95% Wilson interval, time to success."""
@@ -60,7 +62,15 @@ class Evaluation:
             "median_time_to_success_s": None if median is None or period is None else round(median * period, 3),
             "mean_return": float(np.mean(self.returns)) if n else None,
             "first_seed": EVALUATION_SEED,
+            "by_instruction": self.by_instruction(),
         }
+
+    def by_instruction(self) -> dict[str, str]:
+        """Successes out of episodes of each instruction, where there were several."""
+        outcomes: dict[str, list[bool]] = {}
+        for instruction, success in zip(self.instructions, self.successes, strict=False):
+            outcomes.setdefault(instruction, []).append(success)
+        return {text: f"{sum(s)}/{len(s)}" for text, s in outcomes.items()} if len(outcomes) > 1 else {}
 
     def __str__(self) -> str:
         facts = self.to_json()
@@ -69,6 +79,8 @@ class Evaluation:
         if facts["median_time_to_success_s"] is not None:
             seconds, steps = facts["median_time_to_success_s"], facts["median_steps_to_success"]
             text += f", in {seconds:.1f} s ({steps:.0f} steps) at the median"
+        for instruction, outcome in self.by_instruction().items():
+            text += f"\n  {instruction}: {outcome}"
         return text
 
 
@@ -83,10 +95,10 @@ def evaluate(
         episodes: How many; seeds count up from 2,000,000, which training never uses.
         on_episode: Called after each with its number and success.
     """
-    instruction = str(getattr(env.unwrapped, "instruction", ""))
     result = Evaluation([], [], [], _control_period(env))
     for index in range(episodes):
         observation, _ = env.reset(seed=EVALUATION_SEED + index)
+        instruction = str(getattr(env.unwrapped, "instruction", ""))
         total, steps, over, success = 0.0, 0, False, False
         while not over:
             observation, reward, terminated, truncated, info = env.step(operator.act(observation, instruction))
@@ -95,11 +107,12 @@ def evaluate(
         result.successes.append(success)
         result.lengths.append(steps)
         result.returns.append(total)
+        result.instructions.append(instruction)
         on_episode(index + 1, success)
     return result
 
 
-def load_policy(run: RunDirectory, config: TrainConfig, env: Env) -> AgentOperator:
+def load_policy(run: RunDirectory, config: TrainConfig, env: Env) -> Policy:
     """The policy a run last published.
 
     Raises:
@@ -107,11 +120,7 @@ def load_policy(run: RunDirectory, config: TrainConfig, env: Env) -> AgentOperat
         ShapeError: It was trained on other observations or actions.
     """
     tensors, _ = load_tensors(run.policy)
-    layout = ObservationLayout(env.observation_space)
-    (actions,) = env.action_space.shape or (0,)
-    agent = SACAgent(layout.size, actions, config.agent, config.seed)
-    agent.load_policy_state(tensors)
-    return AgentOperator(agent, layout)
+    return Policy.load(config, env, tensors)
 
 
 def film(config: TrainConfig, operator: Operator, folder: Path, name: str, episodes: int = FILMED) -> tuple[Path, Path]:
@@ -121,7 +130,7 @@ def film(config: TrainConfig, operator: Operator, folder: Path, name: str, episo
         DeviceError: The environment cannot render here.
     """
     options = {**config.env, "render_mode": "rgb_array"}
-    if task_ids().get(config.task, "").startswith("robot_rl/"):
+    if task_ids().get(config.task, "").startswith("robot_rl/") and options.get("observations") != "vision":
         options["image_size"] = FILM_SIZE
     try:
         env = make(config.task, options)
@@ -129,10 +138,10 @@ def film(config: TrainConfig, operator: Operator, folder: Path, name: str, episo
         raise DeviceError(f"{config.task} renders no pictures here: {error}") from error
     videos: list[NDArray[np.uint8]] = []
     outcomes: list[bool | None] = []
-    instruction = str(getattr(env.unwrapped, "instruction", ""))
     try:
         for index in range(episodes):
             observation, _ = env.reset(seed=EVALUATION_SEED + index)
+            instruction = str(getattr(env.unwrapped, "instruction", ""))
             frames, over, success = [_frame(env)], False, False
             while not over:
                 observation, _, terminated, truncated, info = env.step(operator.act(observation, instruction))
@@ -172,6 +181,9 @@ def _frame(env: Env) -> NDArray[np.uint8]:
         raise DeviceError(f"The environment cannot render here ({type(error).__name__}: {error}).") from error
     if not isinstance(frame, np.ndarray):
         raise DeviceError("The environment renders no pictures (render_mode='rgb_array' gave none).")
+    if len(frame) < FILM_SIZE:  # what a policy sees is small
+        size = (FILM_SIZE * frame.shape[1] // frame.shape[0], FILM_SIZE)
+        frame = np.asarray(cv2.resize(frame, size, interpolation=cv2.INTER_LINEAR), np.uint8)
     return frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2]  # H.264 wants even sizes
 
 

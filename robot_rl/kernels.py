@@ -267,23 +267,30 @@ def regression_step(
     v,
     target,
     numbers,
+    d_x,
+    d_inputs,
 ):
     """For networks ``first..last``: forward, squared error, backward, Adam and Polyak average, one network at a time.
 
     One network's weights, activations and gradients stay in the core's own cache from the first to the last of these.
     ``xhat``, ``h``, ``rstd``, ``d_out``, ``grads`` hold one network and belong to the calling thread. The loss is the
-    mean of (out - y)^2 over samples and all networks. ``numbers``: the last five arguments of `adam`.
+    mean of (out - y)^2 over samples and all networks. ``numbers``: the last five arguments of `adam`. Where ``d_x``,
+    scratch of shape (1, B, inputs), is not empty, the loss's gradient by the inputs is added to ``d_inputs``.
     """
     networks, size = parameters.shape
     batch = x.shape[0]
     scale = np.float32(2) / np.float32(networks * batch)
-    nothing = np.empty((0, 0, 0), np.float32)
+    want_x = d_x.shape[0] > 0
     for e in range(first, last):
         one = parameters[e : e + 1]
         forward(0, 1, 1, one, index[:1], x, dims, activation, xhat, h, rstd, out[e : e + 1])
         for i in range(batch):
             d_out[0, i, 0] = scale * (out[e, i, 0] - y[i])
-        backward(0, 1, one, x, dims, activation, xhat, h, rstd, d_out, scratch, grads, nothing, True, False)
+        backward(0, 1, one, x, dims, activation, xhat, h, rstd, d_out, scratch, grads, d_x, True, want_x)
+        if want_x:
+            for i in range(batch):
+                for j in range(x.shape[1]):
+                    d_inputs[i, j] += d_x[0, i, j]
         adam(
             0,
             size,

@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self, SupportsFloat, cast
 
 from robot_rl.errors import ConfigError, StoreError
+from robot_rl.store_files import disk_full
 
 MetricsRow = dict[str, float | None]
 """One line of `metrics.jsonl`; None stands for a value that was not finite."""
@@ -88,6 +89,7 @@ class MetricsWriter:
 
     def __init__(self, path: str | Path, tensorboard: bool = False, resume_step: int | None = None) -> None:
         self.path = Path(path)
+        self._pending = b""
         self._board = _open_tensorboard(self.path.parent / "tensorboard", resume_step) if tensorboard else None
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -96,7 +98,7 @@ class MetricsWriter:
                     raise StoreError(f"Cannot write metrics to {self.path}: it is not a regular file.", path=self.path)
                 self._repair(resume_step)
             # Closed in close(): the writer lives as long as the run.
-            self._file = self.path.open("a", buffering=1, encoding="utf-8")
+            self._file = self.path.open("ab", buffering=0)
         except OSError as error:
             raise StoreError(f"Cannot write metrics to {self.path}: {error.strerror}.", path=self.path) from error
 
@@ -114,21 +116,24 @@ class MetricsWriter:
         wall_time = time.time()
         row: MetricsRow = {"wall_time": round(wall_time, 3), "step": int(step), "update": int(update)}
         row.update((name, _finite(value)) for name, value in scalars.items() if name not in _ALWAYS)
-        try:
-            self._file.write(json.dumps(row, allow_nan=False) + "\n")
-        except OSError as error:
-            raise self._refused(error) from error
+        self._pending += json.dumps(row, allow_nan=False).encode() + b"\n"
+        self.flush()
         if self._board is not None:
             for name, value in row.items():
                 if name not in _ALWAYS and value is not None:
                     self._board.add_scalar(name, value, step, wall_time)
 
     def flush(self) -> None:
-        """Hand everything to the operating system."""
+        """Hand everything to the operating system. What a full disk does not take is kept for the next time."""
         try:
-            self._file.flush()
+            size = os.fstat(self._file.fileno()).st_size
+            if self._file.write(self._pending) == len(self._pending):
+                self._pending = b""
+            else:
+                os.ftruncate(self._file.fileno(), size)  # no half line is left
         except OSError as error:
-            raise self._refused(error) from error
+            if not disk_full(error):
+                raise self._refused(error) from error
         if self._board is not None:
             self._board.flush()
 
@@ -136,10 +141,16 @@ class MetricsWriter:
         """Close the files; calling it twice is fine."""
         if self._board is not None:
             self._board.close()
+        if self._file.closed:
+            return
+        self.flush()
         try:
             self._file.close()
         except OSError as error:
             raise self._refused(error) from error
+        if self._pending:
+            rows = self._pending.count(b"\n")
+            raise StoreError(f"The disk is full: the last {rows} rows of {self.path} were not written.", path=self.path)
 
     def __enter__(self) -> Self:
         return self

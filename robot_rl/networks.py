@@ -127,8 +127,15 @@ class Critics:
     def regress(
         self, latent: Tensor, action: Tensor, target: Tensor, adam: Adam, averaged: "Critics", tau: float
     ) -> Tensor:
-        """One optimiser step towards the targets, one Polyak step of ``averaged``; returns the values (E, B)."""
-        return self.mlp.regress(torch.cat((latent, action), -1), target, adam, averaged.parameters, tau)
+        """One optimiser step towards the targets, one Polyak step of ``averaged``; returns the values (E, B).
+
+        Where the latent came from an encoder, the loss is propagated back into it: its parameters' ``grad`` is set.
+        """
+        x, back = torch.cat((latent, action), -1), latent.requires_grad
+        values, d_x = self.mlp.regress(x.detach(), target, adam, averaged.parameters, tau, back)
+        if back:
+            latent.backward(d_x[:, : latent.shape[1]])
+        return values
 
     def _value(self, out: Tensor) -> Tensor:
         return (out.softmax(-1) * self._centres).sum(-1) if self.histogram else out.squeeze(-1)

@@ -1,4 +1,4 @@
-"""What comes before the first step: settings filled in from the environment, demonstrations, normalisation."""
+"""What comes before the first step: settings filled in from the environment, demonstrations."""
 
 import shutil
 from collections.abc import Callable
@@ -7,19 +7,16 @@ from pathlib import Path
 
 import numpy as np
 
-from robot_rl.agent import SACAgent
 from robot_rl.config import TrainConfig
 from robot_rl.demonstrations import record, scripted_expert
 from robot_rl.environments import Env, make, return_range
 from robot_rl.errors import ConfigError
-from robot_rl.observation import ObservationLayout
 from robot_rl.progress import TrainingProgress
 from robot_rl.run_directory import RunDirectory
 from robot_rl.store import EpisodeStore
 
-__all__ = ["normalise", "open_demonstrations", "resolve"]
+__all__ = ["open_demonstrations", "resolve"]
 
-SMALLEST_STD = 0.01  # of a normalised observation, so that a constant entry does not explode
 DEMONSTRATION_SEED = 1_000_000
 
 
@@ -31,12 +28,6 @@ def resolve(config: TrainConfig) -> TrainConfig:
     """
     env = make(config.task, config.env)
     try:
-        layout = ObservationLayout(env.observation_space)
-        if layout.images:
-            raise ConfigError(
-                f"{config.task} with these options has camera observations ({', '.join(layout.images)}), which the "
-                "learner does not use yet. Train with --set env.observations=state."
-            )
         bounds = return_range(env)
         if config.bound_returns and bounds is not None:
             config = replace(config, agent=replace(config.agent, return_min=bounds[0], return_max=bounds[1]))
@@ -109,9 +100,3 @@ def open_demonstrations(
         return None
     unfinished.rename(path)
     return EpisodeStore.open(path)
-
-
-def normalise(agent: SACAgent, layout: ObservationLayout, demonstrations: EpisodeStore) -> None:
-    """Scale the agent's observations by mean and standard deviation of the demonstrations."""
-    observations = layout.flatten_columns(demonstrations.read(), (demonstrations.rows,))
-    agent.set_observation_statistics(observations.mean(0), np.maximum(observations.std(0), SMALLEST_STD))

@@ -3,11 +3,13 @@
 Rows are laid out as in the episode store: an episode of T steps is T + 1 rows, the last with the final observation
 alone, in a ring of preallocated arrays. Each image is kept once, in its own type. A row is a transition when the row
 after it continues its episode, so nothing crosses an episode's edge; the newest step of an open episode becomes one
-with the step that follows it. When the ring is full the oldest row makes way, and its transition with it.
+with the step that follows it. When the ring is full the oldest row makes way, and its transition with it. A ring of
+pictures that is larger than `RAM_BYTES` lies in an unnamed file, and the operating system keeps what is used in memory.
 """
 
+import tempfile
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
@@ -17,6 +19,7 @@ from numpy.typing import NDArray
 from robot_rl.batch import Batch
 from robot_rl.errors import ConfigError, ShapeError, StoreError
 from robot_rl.observation import ObservationLayout, check_array
+from robot_rl.perception import Perception
 from robot_rl.replay_gather import gather
 from robot_rl.replay_source import store_blocks
 
@@ -24,11 +27,7 @@ if TYPE_CHECKING:
     from robot_rl.store import EpisodeStore
 
 
-class ImageBatch(NamedTuple):
-    """The images of a batch by leaf name (`observation/images/wrist`), uint8, shape (B, H, W, 3)."""
-
-    observation: dict[str, torch.Tensor]
-    next_observation: dict[str, torch.Tensor]
+RAM_BYTES = 8 * 2**30
 
 
 class ReplayBuffer:
@@ -42,8 +41,20 @@ class ReplayBuffer:
         action_space: Space of the actions added.
     """
 
-    def __init__(self, observation_space: gym.Space[Any], action_space: gym.Space[Any], capacity: int) -> None:
+    def __init__(
+        self,
+        observation_space: gym.Space[Any],
+        action_space: gym.Space[Any],
+        capacity: int,
+        perception: Perception | None = None,
+    ) -> None:
         """Allocate the ring; memory is touched only as rows arrive.
+
+        Args:
+            observation_space: Box, or Dict of Box and Dict.
+            action_space: Box of one dimension.
+            capacity: Rows.
+            perception: What pictures become before they are kept; None keeps them as they are.
 
         Raises:
             ConfigError: A space of another kind than Box or Dict of Box, or a capacity below 2 rows.
@@ -61,10 +72,11 @@ class ReplayBuffer:
         self._reward = np.empty(capacity, np.float32)
         self._terminated = np.empty(capacity, np.bool_)
         self._linked = np.zeros(capacity, np.bool_)  # the next row continues this one's episode
-        leaves = self.layout.leaves
-        self._images = {
-            name: np.empty((capacity, *leaves[name].shape), leaves[name].dtype) for name in self.layout.images
-        }
+        self.perception = perception
+        self._images: dict[str, NDArray[Any]] = {}  # camera to (capacity, shifts, ...)
+        for name in self.layout.images:
+            shape = perception.shapes[name] if perception else (1, *self.layout.leaves[name].shape)
+            self._images[name] = _allocate((capacity, *shape), np.dtype(self.layout.leaves[name].dtype))
         self._valid = np.empty(capacity, np.int64)  # ring positions of the transitions, oldest first, itself a ring
         self._valid_start = 0
         self._valid_count = 0
@@ -131,17 +143,24 @@ class ReplayBuffer:
 
     def _push(self, rows: Mapping[str, NDArray[Any]], continues: NDArray[np.bool_]) -> None:
         """Add rows; `continues` says of each whether it continues the row before it. At most `capacity` rows."""
+        images = {
+            name: self.perception.remember(name, rows[name]) if self.perception else rows[name][:, None]
+            for name in self._images
+        }
+        observation = self.layout.flatten_columns(rows, (len(continues),))
+        self._write((observation, rows["action"], rows["reward"], rows["terminated"]), images, continues)
+
+    def _write(
+        self, vectors: tuple[NDArray[Any], ...], images: Mapping[str, NDArray[Any]], continues: NDArray[np.bool_]
+    ) -> None:
         count = len(continues)
         if count == self.capacity:  # the row before the first of these is overwritten too
             continues = np.concatenate([[False], continues[1:]])
         where = (self.rows + np.arange(count)) % self.capacity
         self._forget(where)
-        self._observation[where] = self.layout.flatten_columns(rows, (count,))
-        self._action[where] = rows["action"]
-        self._reward[where] = rows["reward"]
-        self._terminated[where] = rows["terminated"]
-        for name, images in self._images.items():
-            images[where] = rows[name]
+        own = (self._observation, self._action, self._reward, self._terminated)
+        for array, values in zip((*own, *self._images.values()), (*vectors, *images.values()), strict=True):
+            array[where] = values
         self._linked[where] = False
         before = ((where - 1) % self.capacity)[continues]
         self._linked[before] = True
@@ -149,6 +168,15 @@ class ReplayBuffer:
         self._valid[slots] = before
         self._valid_count += len(before)
         self.rows += count
+
+    def copy_episode(self, source: "ReplayBuffer", rows: int) -> None:
+        """Add the newest `rows` rows of a buffer of the same spaces: one whole episode, pictures as kept there."""
+        rows = min(rows, source.capacity, self.capacity)
+        where = (source.rows - rows + np.arange(rows)) % source.capacity
+        vectors = (source._observation, source._action, source._reward, source._terminated)
+        images = {name: array[where] for name, array in source._images.items()}
+        self._write(tuple(array[where] for array in vectors), images, np.arange(rows) > 0)
+        self._newest = None
 
     def _forget(self, where: NDArray[np.int64]) -> None:
         """Drop the transitions of rows about to be overwritten: always the oldest ones."""
@@ -187,23 +215,17 @@ class ReplayBuffer:
     def empty_batch(self, batch_size: int) -> Batch:
         """Return memory for `sample(out=...)`."""
         size, actions = self.layout.size, self._action.shape[1]
-        shapes = (
-            (batch_size, size),
-            (batch_size, actions),
-            (batch_size,),
-            (batch_size,),
-            (batch_size, size),
-            (batch_size,),
+        vectors = (
+            torch.empty(batch_size, size), torch.empty(batch_size, actions), torch.empty(batch_size),
+            torch.empty(batch_size), torch.empty(batch_size, size), torch.empty(batch_size),
+        )  # fmt: skip
+        if not self._images:
+            return Batch(*vectors)
+        images, following = (
+            {n: torch.from_numpy(np.empty((batch_size, *a.shape[2:]), a.dtype)) for n, a in self._images.items()}
+            for _ in range(2)
         )
-        return Batch(*(torch.empty(shape) for shape in shapes))
-
-    def empty_images(self, batch_size: int) -> ImageBatch:
-        """Return memory for `sample(images=...)`."""
-
-        def empty() -> dict[str, torch.Tensor]:
-            return {n: torch.from_numpy(np.empty((batch_size, *a.shape[1:]), a.dtype)) for n, a in self._images.items()}
-
-        return ImageBatch(empty(), empty())
+        return Batch(*vectors, images=images, next_images=following)
 
     def sample(
         self,
@@ -213,7 +235,6 @@ class ReplayBuffer:
         n_step: int = 1,
         gamma: float = 0.99,
         out: Batch | None = None,
-        images: ImageBatch | None = None,
     ) -> Batch:
         """Draw transitions uniformly, with replacement. The same rng state and rows give the same batch.
 
@@ -224,13 +245,12 @@ class ReplayBuffer:
             gamma: Discount per step.
             out: A CPU batch to write into and return, overwriting what the last call with it returned. Fresh memory,
                 safe to keep, when None.
-            images: Filled with the images of the same transitions when given (`empty_images`).
 
         Raises:
             StoreError: There is no transition to draw.
         """
         out = self.empty_batch(batch_size) if out is None else out
-        self.sample_into(0, batch_size, rng, n_step, gamma, out, images, 0.0)
+        self.sample_into(0, batch_size, rng, n_step, gamma, out, 0.0)
         return out
 
     def sample_into(
@@ -241,7 +261,6 @@ class ReplayBuffer:
         n_step: int,
         gamma: float,
         out: Batch,
-        images: ImageBatch | None,
         is_demo: float,
     ) -> None:
         """Draw as `sample` does, into items `start` to `stop` of a batch, with its `is_demo` set.
@@ -256,7 +275,7 @@ class ReplayBuffer:
         drawn = rng.integers(0, self._valid_count, stop - start)
         drawn += self._valid_start
         rows = self._valid.take(drawn, mode="wrap")
-        observation, action, reward, discount, following, demo = (tensor.numpy()[start:stop] for tensor in out)
+        observation, action, reward, discount, following, demo = (tensor.numpy()[start:stop] for tensor in out[:6])
         demo[:] = is_demo
         ends = gather(
             rows,
@@ -273,13 +292,24 @@ class ReplayBuffer:
             discount,
             following,
         )
-        if images is not None:
-            for name, stored in self._images.items():
-                stored.take(rows, axis=0, mode="clip", out=images.observation[name].numpy()[start:stop])
-                stored.take(ends, axis=0, mode="clip", out=images.next_observation[name].numpy()[start:stop])
+        for name, stored in self._images.items():
+            assert out.images is not None
+            assert out.next_images is not None
+            shifts = stored.shape[1]
+            pictures = stored.reshape(-1, *stored.shape[2:])
+            for taken, into in ((rows, out.images), (ends, out.next_images)):
+                chosen = taken * shifts + rng.integers(0, shifts, len(taken))
+                pictures.take(chosen, axis=0, mode="clip", out=into[name].numpy()[start:stop])
 
 
-def sample_mixed(  # noqa: PLR0913 - two buffers and the arguments of `sample`
+def _allocate(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    if np.prod(shape, dtype=np.int64) * dtype.itemsize <= RAM_BYTES:
+        return np.empty(shape, dtype)
+    with tempfile.TemporaryFile(prefix="robot-rl-replay-") as file:  # the mapping outlives the name
+        return np.memmap(file, dtype, "w+", shape=shape)
+
+
+def sample_mixed(
     demo: ReplayBuffer,
     online: ReplayBuffer,
     batch_size: int,
@@ -289,7 +319,6 @@ def sample_mixed(  # noqa: PLR0913 - two buffers and the arguments of `sample`
     n_step: int = 1,
     gamma: float = 0.99,
     out: Batch | None = None,
-    images: ImageBatch | None = None,
 ) -> Batch:
     """Draw a batch from demonstrations and online steps, as RLPD does; demonstrations come first in it.
 
@@ -302,7 +331,6 @@ def sample_mixed(  # noqa: PLR0913 - two buffers and the arguments of `sample`
         n_step: As for `ReplayBuffer.sample`, like the rest.
         gamma: Discount per step.
         out: Batch to write into.
-        images: Images to fill.
 
     Raises:
         StoreError: Both are empty.
@@ -317,7 +345,7 @@ def sample_mixed(  # noqa: PLR0913 - two buffers and the arguments of `sample`
         split = 0
     out = online.empty_batch(batch_size) if out is None else out
     if split > 0:
-        demo.sample_into(0, split, rng, n_step, gamma, out, images, 1.0)
+        demo.sample_into(0, split, rng, n_step, gamma, out, 1.0)
     if split < batch_size:
-        online.sample_into(split, batch_size, rng, n_step, gamma, out, images, 0.0)
+        online.sample_into(split, batch_size, rng, n_step, gamma, out, 0.0)
     return out

@@ -1,6 +1,7 @@
 """Going on with a run: what a checkpoint holds beside the networks, and how stored episodes become the loop's state."""
 
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,8 +30,6 @@ class LoopState:
         episode: Episodes ended.
         successes: Of the latest episodes.
         random: Draws the random actions at the start.
-        sampling: Draws the batches.
-        learnt: The latest value of each of the agent's scalars.
     """
 
     seed: int
@@ -39,13 +38,10 @@ class LoopState:
     episode: int = 0
     successes: deque[bool] = field(init=False)
     random: np.random.Generator = field(init=False)
-    sampling: np.random.Generator = field(init=False)
-    learnt: dict[str, Any] = field(default_factory=dict[str, Any])
 
     def __post_init__(self) -> None:
         self.successes = deque(maxlen=self.window)
         self.random = np.random.default_rng([self.seed, 1])
-        self.sampling = np.random.default_rng([self.seed, 2])
 
     def episode_seed(self) -> int:
         """The environment's seed of the current episode: a function of the run's seed and the episode's number."""
@@ -58,16 +54,12 @@ class LoopState:
             "episode": self.episode,
             "successes": [bool(s) for s in self.successes],
             "random": self.random.bit_generator.state,
-            "sampling": self.sampling.bit_generator.state,
-            "learnt": {name: float(value) for name, value in self.learnt.items()},
         }
 
-    def restore(self, facts: dict[str, Any]) -> None:
+    def restore(self, facts: Mapping[str, Any]) -> None:
         """Take over what `facts` gave. Steps and episodes are counted from the store, which may be further."""
         self.random.bit_generator.state = facts["random"]
-        self.sampling.bit_generator.state = facts["sampling"]
         self.successes.extend(facts["successes"])
-        self.learnt = dict(facts["learnt"])
 
 
 def ended_in_success(store: EpisodeStore, records: list[EpisodeRecord]) -> list[bool]:

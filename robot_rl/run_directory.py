@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from torch import Tensor
 
+from robot_rl.checkpoints import CheckpointFolder
 from robot_rl.config import TrainConfig, load_config, preset
 from robot_rl.errors import ConfigError, StoreError
 from robot_rl.store_files import write_whole
+from robot_rl.tensor_files import load_tensors, save_tensors
 
 __all__ = ["RunDirectory", "load_tensors", "save_tensors"]
 
@@ -88,8 +87,8 @@ class RunDirectory:
         return self.path / "policy" / "policy.safetensors"
 
     @property
-    def checkpoint(self) -> Path:
-        return self.path / "checkpoints" / "latest.safetensors"
+    def checkpoints(self) -> CheckpointFolder:
+        return CheckpointFolder(self.path / "checkpoints")
 
     @property
     def metrics(self) -> Path:
@@ -111,37 +110,6 @@ class RunDirectory:
                 file.write(line)
         except OSError as error:
             raise StoreError(f"Cannot write to {self.path / 'events.jsonl'}: {error.strerror}.") from error
-
-
-def save_tensors(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
-    """Write tensors and JSON facts as one safetensors file; readers see the old file or the new one, never a torn one.
-
-    Raises:
-        StoreError: The disk failed or is full; the old file is still there.
-    """
-    data = save({name: t.contiguous() for name, t in tensors.items()}, metadata={"facts": json.dumps(facts)})
-    try:
-        write_whole(path, data, sync=True)
-    except OSError as error:
-        raise StoreError(
-            f"Cannot write {path}: {error.strerror}. The previous file is intact. Free space, then: "
-            f"robot-rl train --resume {path.parent.parent}",
-            path=path,
-        ) from error
-
-
-def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what `save_tensors` wrote.
-
-    Raises:
-        StoreError: The file is missing or damaged.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-            return tensors, json.loads((file.metadata() or {}).get("facts", "{}"))
-    except (OSError, SafetensorError, ValueError) as error:
-        raise StoreError(f"Cannot read {path}: {error}. Is this a run that has begun training?", path=path) from error
 
 
 def _free_name(task: str) -> Path:

@@ -8,8 +8,9 @@ one instead, closed with the last observation seen: then no step is lost, and it
 
 `commit` writes the arrays and then, in one rename, `commit.json` with the number of rows that count. Readers believe
 that file alone. What is committed survives the death of any process; with `sync` (the default) also a power cut,
-as far as the disk honours fsync. Files: zarr.json, steps/, observation/..., commit.json, instructions.json,
-writer.lock, and labels/ once someone labels.
+as far as the disk honours fsync. Every file of steps has a checksum: one that is damaged is named, never read as
+something else. Files: zarr.json, steps/, observation/..., commit.json, instructions.json, writer.lock, and labels/
+once someone labels.
 """
 
 import json
@@ -25,6 +26,8 @@ import zarr
 from numpy.typing import NDArray
 
 from robot_rl.errors import ConfigError, StoreError
+from robot_rl.store_chunks import read_rows
+from robot_rl.store_commit import COMMIT, read_commit, read_instructions
 from robot_rl.store_files import WholeFileStore, to_json
 from robot_rl.store_labels import is_label, label_names, read_label, write_label
 from robot_rl.store_layout import (
@@ -36,7 +39,7 @@ from robot_rl.store_layout import (
     space_to_json,
 )
 from robot_rl.store_records import EpisodeRecord, extend_records
-from robot_rl.store_writer import COMMIT, INSTRUCTIONS, StoreWriter, create_arrays
+from robot_rl.store_writer import StoreWriter, create_arrays
 
 FORMAT = 1
 
@@ -143,15 +146,19 @@ class EpisodeStore:
         return cls(path, write=write, sync=sync)
 
     def refresh(self) -> None:
-        """Pick up what the writer has committed since."""
-        commit = json.loads((self.path / COMMIT).read_bytes())
+        """Pick up what the writer has committed since.
+
+        Raises:
+            StoreError: The commit record or the instructions are damaged, or the store was replaced.
+        """
+        commit, check = read_commit(self.path)
         if commit["rows"] < self.rows:
             raise StoreError(
                 f"{self.path} went from {self.rows} rows to {commit['rows']}: it was replaced. Open it anew."
             )
-        self.rows, self.episodes = int(commit["rows"]), int(commit["episodes"])
         if len(self.instructions) < commit["instructions"]:
-            self.instructions = json.loads((self.path / INSTRUCTIONS).read_bytes())
+            self.instructions = read_instructions(self.path, commit, check)
+        self.rows, self.episodes = commit["rows"], commit["episodes"]
 
     def _array(self, name: str, rows: int) -> Any:
         """Return a zarr array that knows of `rows` rows: the writer grows them under a reader."""
@@ -174,7 +181,8 @@ class EpisodeStore:
             Column name -> array of shape (stop - start, *shape of the column).
 
         Raises:
-            StoreError: Rows that are not committed, or a column that does not exist.
+            StoreError: Rows that are not committed, a column that does not exist, or files that are damaged, named
+                with their rows.
         """
         stop = self.rows if stop is None else stop
         if not 0 <= start <= stop <= self.rows:
@@ -192,10 +200,11 @@ class EpisodeStore:
             if name in labels:
                 out[name] = read_label(self.path, name, start, stop)
             elif self.layout.columns[name].in_table:
-                table = self._array(TABLE, stop)[start:stop] if table is None else table
-                out[name] = self.layout.take(cast("NDArray[np.float64]", table), name)
+                if table is None:
+                    table = read_rows(self.path, self._array(TABLE, stop), start, stop)
+                out[name] = self.layout.take(table, name)
             else:
-                out[name] = self._array(name, stop)[start:stop]
+                out[name] = read_rows(self.path, self._array(name, stop), start, stop)
         return out
 
     def write_label(self, name: str, rows: NDArray[np.int64], values: NDArray[np.float32]) -> None:

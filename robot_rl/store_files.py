@@ -11,6 +11,7 @@ import json
 import os
 import socket
 from collections.abc import Iterable
+from concurrent.futures import Executor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,46 @@ from robot_rl.errors import StoreError
 PARTIAL = ".partial"
 
 
+class WholeFiles:
+    """Files that are replaced together: gathered in memory, written, flushed at once, then renamed.
+
+    A disk flushes several files in little more time than one. A crash between the renames leaves some files new and
+    others old, each of them whole.
+    """
+
+    def __init__(self) -> None:
+        self._contents: dict[Path, Any] = {}
+
+    def add(self, path: Path, data: Any) -> None:
+        """Take a file's new content; nothing is written yet, so it cannot fail in a thread of zarr's."""
+        self._contents[path] = data
+
+    def replace(self, *, sync: bool, flusher: Executor) -> None:
+        """Put the new files in the old ones' places; with `sync`, content before names, and then the names.
+
+        A disk that is full leaves the old files and no debris.
+        """
+        partials = {path: _partial(path) for path in self._contents}
+        try:
+            for path, data in self._contents.items():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with partials[path].open("wb") as file:
+                    file.write(data)
+            if sync:
+                for _ in flusher.map(sync_file, partials.values()):
+                    pass
+            for path, partial in partials.items():
+                partial.replace(path)
+        except BaseException:
+            for partial in partials.values():
+                with suppress(OSError):
+                    partial.unlink(missing_ok=True)
+            raise
+        if sync:
+            for _ in flusher.map(sync_directory, {path.parent for path in partials}):
+                pass
+
+
 def write_whole(path: Path, data: Any, *, sync: bool) -> None:
     """Replace a file in one step. A disk that is full leaves the old file and no debris.
 
@@ -34,7 +75,7 @@ def write_whole(path: Path, data: Any, *, sync: bool) -> None:
             `sync_directory(path.parent)`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")
+    partial = _partial(path)
     try:
         with partial.open("wb") as file:
             file.write(data)
@@ -48,9 +89,18 @@ def write_whole(path: Path, data: Any, *, sync: bool) -> None:
         raise
 
 
+def _partial(path: Path) -> Path:
+    return path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")
+
+
 def sync_directory(path: Path) -> None:
     """Make the renames inside a directory survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    sync_file(path, os.O_DIRECTORY)
+
+
+def sync_file(path: Path, flags: int = 0) -> None:
+    """Make a file's content survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY | flags)
     try:
         os.fsync(descriptor)
     finally:
@@ -70,21 +120,31 @@ class WholeFileStore(LocalStore):
     def __init__(self, root: Path, *, read_only: bool = False, sync: bool = False) -> None:
         super().__init__(root, read_only=read_only)
         self._sync = sync
+        self.together: WholeFiles | None = None
+        """Where the writer's files are gathered while it commits."""
 
     def with_read_only(self, read_only: bool = False) -> "WholeFileStore":
         return WholeFileStore(self.root, read_only=read_only, sync=self._sync)
 
     def set_sync(self, key: str, value: Buffer) -> None:
         self._check_writable()
+        if self.together is not None:
+            self.together.add(self.root / key, value.as_buffer_like())
+            return
         write_whole(self.root / key, value.as_buffer_like(), sync=self._sync)
 
     async def set(self, key: str, value: Buffer) -> None:
         await asyncio.to_thread(self.set_sync, key, value)
 
 
+def disk_full(error: OSError) -> bool:
+    """Say whether an error means that there is no room: on the disk, in the quota, under the file size limit."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
 def disk_error(path: Path, error: OSError, what: str) -> StoreError:
-    """Turn an OSError met while writing into the one message a user reads."""
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    """Turn an OSError met while writing into the one message a user reads; `disk_full` and `errno` are its fields."""
+    full = disk_full(error)
     reason = "the disk is full" if full else (error.strerror or str(error))
     return StoreError(
         f"{what} {path}: {reason}. Committed rows are intact and the newer ones are kept in memory; "

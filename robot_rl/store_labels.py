@@ -12,9 +12,9 @@ from typing import Any, cast
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from zarr.codecs import BloscCodec
 
 from robot_rl.errors import ShapeError, StoreError
+from robot_rl.store_chunks import codecs, read_rows
 from robot_rl.store_files import WholeFileStore, WriterLock, disk_error
 from robot_rl.store_layout import TABLE_CHUNK
 
@@ -50,7 +50,7 @@ def write_label(path: Path, name: str, rows: NDArray[np.int64], values: NDArray[
             if array.shape[0] < length:
                 array.resize((length,))
             start, stop = int(rows.min()) // TABLE_CHUNK * TABLE_CHUNK, int(rows.max()) + 1
-            block = array[start:stop]
+            block = read_rows(path / "labels" / name, array, start, stop)
             block[rows - start] = values
             array[start:stop] = block
         finally:
@@ -62,7 +62,8 @@ def write_label(path: Path, name: str, rows: NDArray[np.int64], values: NDArray[
 def read_label(path: Path, name: str, start: int, stop: int) -> NDArray[np.float32]:
     """Return a label on rows, shape (stop - start,), NaN where unset."""
     values = np.full(stop - start, np.nan, np.float32)
-    stored = _array(path, name, write=False)[start:stop]
+    array = _array(path, name, write=False)
+    stored = read_rows(path / "labels" / name, array, start, min(stop, max(start, array.shape[0])))
     values[: len(stored)] = stored
     return values
 
@@ -70,9 +71,13 @@ def read_label(path: Path, name: str, start: int, stop: int) -> NDArray[np.float
 def _array(path: Path, name: str, *, write: bool) -> Any:
     store = WholeFileStore(path / "labels" / name, read_only=not write, sync=write)
     if write and not (path / "labels" / name / "zarr.json").is_file():
-        codec = BloscCodec(cname="zstd", clevel=1, shuffle="shuffle")
         array = zarr.create_array(
-            store, shape=(0,), chunks=(TABLE_CHUNK,), dtype="float32", fill_value=np.nan, compressors=codec
+            store,
+            shape=(0,),
+            chunks=(TABLE_CHUNK,),
+            dtype="float32",
+            fill_value=np.nan,
+            compressors=codecs(table=True),
         )
         return cast("Any", array)
     return cast("Any", zarr.open_array(store, mode="r+" if write else "r"))

@@ -2,35 +2,48 @@
 
 import json
 import math
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from zarr.codecs import BloscCodec
 
 from robot_rl.errors import ConfigError, ShapeError, StoreError
-from robot_rl.observation import ObservationLayout, check_array
+from robot_rl.observation import ROOT, ObservationLayout, check_array
+from robot_rl.store_chunks import codecs, read_rows
+from robot_rl.store_commit import (
+    COMMIT,
+    Commit,
+    instructions_checksum,
+    read_commit,
+    read_instructions,
+    write_commit,
+    write_instructions,
+)
 from robot_rl.store_files import (
+    WholeFiles,
     WholeFileStore,
     WriterLock,
     disk_error,
     remove_partials,
     sync_directory,
     to_json,
-    write_whole,
 )
 from robot_rl.store_layout import SOURCES, TABLE, StoreLayout, space_from_json
 
-COMMIT = "commit.json"
-INSTRUCTIONS = "instructions.json"
+__all__ = ["COMMIT", "StoreWriter", "create_arrays"]
+
 LOCK = "writer.lock"
 GROWTH = 4096  # rows that arrays grow by: a resize rewrites metadata, so seldom
 
 
-def create_arrays(path: Path, header: dict[str, Any], layout: StoreLayout, *, sync: bool) -> None:
-    """Make the files of an empty store; `commit.json` comes last, so a directory that has it is whole."""
+def create_arrays(path: Path, header: dict[str, Any], layout: StoreLayout, *, sync: bool, level: int = 1) -> None:
+    """Make the files of an empty store; `commit.json` comes last, so a directory that has it is whole.
+
+    `level` is that of the compression (`store_chunks.codecs`).
+    """
     try:
         path.mkdir(parents=True, exist_ok=True)
         columns = {name: vars(column) for name, column in layout.columns.items()}
@@ -38,19 +51,17 @@ def create_arrays(path: Path, header: dict[str, Any], layout: StoreLayout, *, sy
         store = WholeFileStore(path, sync=sync)
         group = zarr.open_group(store, mode="w", zarr_format=3, attributes=attributes)
         for name, (shape, dtype, chunk) in layout.arrays().items():
-            table = name == TABLE
-            codec = BloscCodec(cname="zstd" if table else "lz4", clevel=1, shuffle="shuffle" if table else "noshuffle")
             group.create_array(
                 name,
                 shape=(0, *shape),
                 chunks=(chunk, *shape),
                 dtype=dtype,
-                compressors=codec,
+                compressors=codecs(table=name == TABLE, level=level),
                 chunk_key_encoding={"name": "default", "separator": "."},
             )
-        write_whole(path / INSTRUCTIONS, to_json([]), sync=sync)
-        record = {"rows": 0, "episodes": 0, "open_episode": None, "instructions": 0}
-        write_whole(path / COMMIT, to_json(record), sync=sync)
+        write_instructions(path, [], sync=sync)
+        empty = Commit(rows=0, episodes=0, open_episode=None, instructions=0)
+        write_commit(path, empty, instructions_checksum([]), sync=sync)
         if sync:
             for directory in [*(path / name for name in layout.arrays()), path, path.parent]:
                 sync_directory(directory)
@@ -65,8 +76,9 @@ def create_arrays(path: Path, header: dict[str, Any], layout: StoreLayout, *, sy
 class _Tail:
     """Rows of one array from a chunk's edge on: what the next commit writes, in whole chunks."""
 
-    def __init__(self, array: Any) -> None:
-        self.array = array
+    def __init__(self, root: Path, array: Any) -> None:
+        self.root = root
+        self.array = array.with_config({"write_empty_chunks": True})  # a lost file shall not pass for a black frame
         self.chunk = int(array.chunks[0])
         self.base = 0
         self.data: NDArray[Any] = np.zeros((self.chunk, *array.shape[1:]), array.dtype)
@@ -75,7 +87,7 @@ class _Tail:
         """Take the last, partly filled chunk back from the disk; what lies beyond is dropped."""
         self.base = rows // self.chunk * self.chunk
         stop = rows + provisional
-        self.data[: stop - self.base] = self.array[self.base : stop]
+        self.data[: stop - self.base] = read_rows(self.root, self.array, self.base, stop)
 
     def row(self, index: int) -> NDArray[Any]:
         """Return a view of one row, growing as needed."""
@@ -108,6 +120,8 @@ class StoreWriter:
 
     def __init__(self, path: Path, group: zarr.Group, layout: StoreLayout, *, sync: bool) -> None:
         self._path, self._layout, self._sync = path, layout, sync
+        self._store = cast("WholeFileStore", group.store)
+        self._flusher = ThreadPoolExecutor(max_workers=8, thread_name_prefix="store-flush")  # threads begin when used
         try:
             self._lock = WriterLock(path / LOCK)
         except OSError as error:
@@ -123,17 +137,35 @@ class StoreWriter:
         remove_partials([path, *(path / name for name in layout.arrays())])
         header = cast("dict[str, Any]", group.attrs.asdict()["robot_rl_store"])
         self._observations = ObservationLayout(space_from_json(header["observation_space"]))
-        commit = json.loads((path / COMMIT).read_bytes())
-        self._rows: int = commit["rows"]
-        self.open_episode: int | None = commit["open_episode"]
-        self._next_episode: int = commit["episodes"]  # the open one's index + 1 once it has a step
-        texts = cast("list[str]", json.loads((path / INSTRUCTIONS).read_bytes()))
-        self._instructions: list[str] = texts[: commit["instructions"]]
+        commit, check = read_commit(path)
+        self._rows = commit["rows"]
+        self.open_episode = commit["open_episode"]
+        self._next_episode = commit["episodes"]  # the open one's index + 1 once it has a step
+        self._instructions = read_instructions(path, commit, check)
         self._instructions_written = len(self._instructions)
-        self._tails = {name: _Tail(cast("Any", group[name])) for name in layout.arrays()}
+        self._instructions_crc32 = instructions_checksum(self._instructions)
+        self._tails = {name: _Tail(path, cast("Any", group[name])) for name in layout.arrays()}
         for tail in self._tails.values():
             tail.load(self._rows, int(self.open_episode is not None))
+        if self.open_episode is not None:
+            self._clean_current()
         self._dirty = False
+
+    def _clean_current(self) -> None:
+        """Take from the current row what a commit that was never acknowledged may have written there."""
+        row, columns = self._tails[TABLE].row(self._rows), self._layout.columns
+        carried = row.copy()
+        if self.open_episode is not None and self.open_episode < self._next_episode:  # it has a step, just before
+            table = self._tails[TABLE]
+            carried = read_rows(self._path, table.array, self._rows - 1, self._rows)[0]
+        elif row[columns["instruction"].start] >= len(self._instructions):
+            self.open_episode = None
+            return
+        for name, column in columns.items():
+            if column.in_table and name in ("episode", "instruction", "time"):
+                row[column.start : column.stop] = carried[column.start : column.stop]
+            elif column.in_table and not name.startswith(ROOT):
+                row[column.start : column.stop] = 0
 
     def _put(self, index: int, values: dict[str, Any]) -> None:
         row = self._tails[TABLE].row(index)
@@ -200,24 +232,17 @@ class StoreWriter:
             return
         rows = self._rows + (self.open_episode is not None)
         try:
-            for tail in self._tails.values():
-                tail.write(rows)
+            self._write_arrays(rows)
             if len(self._instructions) > self._instructions_written:
-                write_whole(self._path / INSTRUCTIONS, to_json(self._instructions), sync=self._sync)
-                if self._sync:
-                    sync_directory(self._path)
-            if self._sync:
-                for name in self._tails:
-                    sync_directory(self._path / name)
-            record = {
-                "rows": self._rows,
-                "episodes": self._next_episode,
-                "open_episode": self.open_episode,
-                "instructions": len(self._instructions),
-            }
-            write_whole(self._path / COMMIT, to_json(record), sync=self._sync)
-            if self._sync:
-                sync_directory(self._path)
+                write_instructions(self._path, self._instructions, sync=self._sync)
+                self._instructions_crc32 = instructions_checksum(self._instructions)
+            commit = Commit(
+                rows=self._rows,
+                episodes=self._next_episode,
+                open_episode=self.open_episode,
+                instructions=len(self._instructions),
+            )
+            write_commit(self._path, commit, self._instructions_crc32, sync=self._sync)
         except OSError as error:
             raise disk_error(self._path, error, "Cannot commit to") from error
         self._dirty = False
@@ -225,7 +250,19 @@ class StoreWriter:
         for tail in self._tails.values():
             tail.forget(self._rows)
 
+    def _write_arrays(self, rows: int) -> None:
+        """Write every array's chunks up to `rows`, and make them durable, before `commit.json` counts them."""
+        store = self._store
+        store.together = WholeFiles()
+        try:
+            for tail in self._tails.values():
+                tail.write(rows)
+            store.together.replace(sync=self._sync, flusher=self._flusher)
+        finally:
+            store.together = None
+
     def close(self) -> None:
         """Commit and release the lock."""
         self.commit()
+        self._flusher.shutdown()
         self._lock.release()

@@ -12,6 +12,9 @@ TASKS: dict[str, str] = {
     "reach": "tasks.reach:Reach",
     "pick_cube": "tasks.pick_cube:PickCube",
     "peg_insert": "tasks.peg_insert:PegInsert",
+    "pcb_insert": "tasks.pcb_insert:PcbInsert",
+    "cable_route": "tasks.cable_route:CableRoute",
+    "bin_relocate": "tasks.bin_relocate:BinRelocate",
 }
 """Built-in tasks: name on the command line to class."""
 
@@ -40,6 +43,7 @@ def make_env(  # noqa: PLR0913 (an environment's options)
     reward: str = "sparse",
     frame: str = "start",
     randomise: bool = False,
+    reset_free: bool | None = None,
     image_size: int = 128,
     real_time: bool = False,
     gripper_penalty: float = 0.0,
@@ -60,6 +64,7 @@ def make_env(  # noqa: PLR0913 (an environment's options)
         reward: `sparse` or `dense`.
         frame: What poses are relative to: the episode's `start` pose or the arm's `base`.
         randomise: Vary the twin between episodes as the task declares.
+        reset_free: Whether a reset leaves the objects where the last episode left them; as the task does by default.
         image_size: Height and width of camera pictures [pixels].
         real_time: Pace the twin to the wall clock.
         gripper_penalty: Taken off the reward whenever the gripper's command turns round.
@@ -79,7 +84,7 @@ def make_env(  # noqa: PLR0913 (an environment's options)
     )  # fmt: skip
     if isinstance(gripper_penalty, str | bool) or not 0.0 <= gripper_penalty <= 1.0:
         raise ConfigError(f"gripper_penalty={gripper_penalty!r}; it must be a number from 0 to 1.")
-    for flag, value in (("randomise", randomise), ("real_time", real_time)):
+    for flag, value in (("randomise", randomise), ("real_time", real_time), ("reset_free", reset_free or False)):
         if not isinstance(value, bool):
             raise ConfigError(f"{flag}={value!r}; it is true or false.")
 
@@ -105,6 +110,7 @@ def make_env(  # noqa: PLR0913 (an environment's options)
             reward=reward,
             frame=frame,
             randomise=randomise,
+            reset_free=reset_free,
             render_mode=render_mode,
         )
     except Exception:

@@ -9,10 +9,8 @@ from numpy.typing import NDArray
 
 from drivers.cell import Cell
 from drivers.cell_file import tighten
-from drivers.emulators.stage import Stage as EmulatorStage
 from drivers.realtime import ArmProcess
 from drivers.safety import SafeArm
-from drivers.twin.devices import TwinGripper
 from drivers.twin.randomisation import Randomiser
 from robot_rl.errors import (
     ConfigError,
@@ -32,6 +30,7 @@ from robot_rl.geometry import (
     quat_rotate,
     rotvec_from_quat,
 )
+from tasks.between import BetweenEpisodes
 from tasks.expert import ScriptedExpert
 from tasks.spec import TOOL_DOWN_XYZW, Task, World
 
@@ -41,8 +40,8 @@ Array = NDArray[np.float64]
 Observation = dict[str, Any]
 
 GRIPPER_THRESHOLD = 0.5  # |action| above it opens (+) or closes (-); below, the gripper keeps its command
-RAISE_BEFORE_RESET = 0.05  # [m]
 LOOK_S = 5.0  # how long a reset waits for objects to come into view
+PUT_BACK_S = 60.0  # how long it waits for a person to bring back a lost one
 
 
 class RobotEnv(gym.Env[Observation, NDArray[np.float32]]):
@@ -65,6 +64,10 @@ class RobotEnv(gym.Env[Observation, NDArray[np.float32]]):
     (`info["recovered_from"]`). The time limit is a wrapper's (`tasks.wrappers.TimeLimit`): `truncated` with
     `info["time_limit"]`, unless the task ended in that very step.
 
+    **Instruction**: `instruction` says what the current episode asks for, chosen by `reset`; `instructions` are all
+    there can be. With `reset_free` a reset returns only the arm, and the objects stay where the last episode left them;
+    they are placed (`info["object_placed"]`) in the environment's first reset, and when one is lost.
+
     Args:
         task: What is to be learnt.
         cell: Where.
@@ -72,6 +75,7 @@ class RobotEnv(gym.Env[Observation, NDArray[np.float32]]):
         reward: `sparse` (1 on success, else 0) or `dense`.
         frame: What poses are relative to: `start` or `base`.
         randomise: Vary the twin between episodes as the task declares.
+        reset_free: Leave the objects where they are between episodes; None for the task's own way.
         render_mode: `rgb_array` or None.
     """
 
@@ -86,6 +90,7 @@ class RobotEnv(gym.Env[Observation, NDArray[np.float32]]):
         reward: str = "sparse",
         frame: str = "start",
         randomise: bool = False,
+        reset_free: bool | None = None,
         render_mode: str | None = None,
     ) -> None:
         for name, value, known in (
@@ -97,6 +102,8 @@ class RobotEnv(gym.Env[Observation, NDArray[np.float32]]):
                 raise ConfigError(f"{name}={value!r} is not known; use one of {', '.join(known)}.")
         if randomise and cell.twin is None:
             raise ConfigError("randomise=True varies a twin; this cell has none. Leave it off on hardware.")
+        if reset_free and not task.spec.reset_free:
+            raise ConfigError(f"reset_free=True: {task.spec.name} needs its objects placed before every episode.")
         if render_mode not in (None, "rgb_array"):
             raise ConfigError(f"render_mode={render_mode!r} is not known; use rgb_array, or leave it out.")
         self.task, self.cell = task, cell
@@ -108,10 +115,14 @@ class RobotEnv(gym.Env[Observation, NDArray[np.float32]]):
         self.arm = cell.arm if isinstance(cell.arm, ArmProcess) else SafeArm(cell.arm, self.limits)
         self._randomiser = Randomiser(cell.twin, spec.randomisation, spec.gains) if randomise and cell.twin else None
         self._reference_inverse = np.zeros(7)
+        self._between = BetweenEpisodes(spec, cell, self.arm, self.limits)
+        self.reset_free = spec.reset_free if reset_free is None else reset_free
+        self.instruction, self.instructions = spec.instruction, task.instructions
+        self._placed = False  # whether the objects have been, by a reset of this environment
         self._closed = False
         self._deadline = 0.0
         self._last: Observation = {}
-        self._fault, self._faults, self._at_home = "", 0, False
+        self._fault, self._faults = "", 0
         self.return_range = None if self._dense else (0.0, 1.0)
 
         self.state_layout = self._make_layout()
@@ -127,11 +138,6 @@ class RobotEnv(gym.Env[Observation, NDArray[np.float32]]):
         self.metadata = {**self.metadata, "render_fps": round(1.0 / spec.control_period_s)}
         self.arm.connect()
         self.arm.set_limits(self.limits)
-
-    @property
-    def instruction(self) -> str:
-        """What the robot is asked to do."""
-        return self.task.spec.instruction
 
     def expert(self, rng: np.random.Generator, noise: float = 0.06) -> ScriptedExpert:
         """The task's scripted expert as an operator on this environment."""
@@ -157,7 +163,8 @@ class RobotEnv(gym.Env[Observation, NDArray[np.float32]]):
                     "it, or it left the picture. Bring it into view, then reset.",
                     age=age,
                 )
-        return World(self.arm.state(), self.cell.gripper.opening(), {n: poses[n].pose for n in self.task.spec.objects})
+        objects = {name: poses[name].pose for name in self.task.spec.objects}
+        return World(self.arm.state(), self.cell.gripper.opening(), objects, self.instruction)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -174,28 +181,33 @@ class RobotEnv(gym.Env[Observation, NDArray[np.float32]]):
         while True:
             self._recover(info)
             try:
-                return self._begin(), info
+                return self._begin(info), info
             except (DeviceError, SafetyError, LinkError) as error:
                 if self.cell.twin is not None:
                     raise
                 self._fault = str(error)
 
-    def _begin(self) -> Observation:
+    def _begin(self, info: dict[str, Any]) -> Observation:
         spec, cell, rng = self.task.spec, self.cell, self.np_random
-        if cell.twin is not None:
-            cell.twin.reset()
-        else:
-            self._leave_contact()
+        kept = self._between.leave(keep_objects=self.reset_free and self._placed)
         self.arm.set_impedance(spec.gains)
         if self._randomiser is not None:
             self._randomiser.sample(rng)
         noise = np.array(spec.start_noise) * rng.uniform(-1.0, 1.0, 4)
         turn = quat_from_rotvec(np.array([0.0, 0.0, noise[3]]))
         start = np.concatenate([spec.start_position + noise[:3], quat_multiply(turn, np.array(TOOL_DOWN_XYZW))])
-        self._set_gripper(spec.start_opening)
+        self._between.set_gripper()
+        self._closed = spec.start_opening < 0.5 * cell.gripper.max_opening
         self.arm.move_to_pose(start, 1.5)
-        self.task.reset(cell, rng)
+        if not kept:
+            self.task.reset(cell, rng)
         world = self._first_world()
+        if kept and self.task.failure(world):
+            kept, world = False, self._put_back()
+        self._placed = True
+        if self.reset_free:
+            info["object_placed"] = not kept
+        self.instruction = self.task.instruct(world)
         reference = world.arm.tcp_pose
         if self._frame == "base":
             reference = np.concatenate([np.zeros(3), np.array(TOOL_DOWN_XYZW)])
@@ -270,16 +282,6 @@ class RobotEnv(gym.Env[Observation, NDArray[np.float32]]):
             self._closed = value < 0.0
         self.cell.gripper.command(0.0 if self._closed else self.cell.gripper.max_opening)
 
-    def _set_gripper(self, opening: float) -> None:
-        gripper, stage = self.cell.gripper, self.cell.stage
-        self._closed = opening < 0.5 * gripper.max_opening
-        if isinstance(gripper, TwinGripper):
-            gripper.jump_to(opening)
-        elif self.task.spec.has_gripper:
-            gripper.command(opening)
-        elif isinstance(stage, EmulatorStage):
-            stage.open_gripper(opening)  # on metal the person who handed it the tool closed it
-
     def _first_world(self) -> World:
         """The world as soon as every object is in view: a camera may need a moment after the arm has moved away."""
         clock = self.cell.clock
@@ -290,6 +292,20 @@ class RobotEnv(gym.Env[Observation, NDArray[np.float32]]):
             except StaleStateError:
                 clock.wait_until(clock.now() + 0.05)
         return self.world()
+
+    def _put_back(self) -> World:
+        """A lost object back where the task can begin, by the stage or by a person who is waited for."""
+        clock = self.cell.clock
+        self.task.reset(self.cell, self.np_random)
+        deadline = clock.now() + PUT_BACK_S
+        while self.task.failure(world := self._first_world()):
+            if clock.now() > deadline:
+                raise DeviceError(
+                    f"{' or '.join(self.task.spec.objects)} is lost, and nobody put it back in {PUT_BACK_S:g} s. "
+                    "The arm holds. Put it where an episode can begin, then go on."
+                )
+            clock.wait_until(clock.now() + 0.1)
+        return world
 
     def _recover(self, info: dict[str, Any]) -> None:
         """Clear the last episode's fault, once; give up after too many in a row."""
@@ -308,15 +324,6 @@ class RobotEnv(gym.Env[Observation, NDArray[np.float32]]):
             )
         self.arm.recover()
         info["recovered_from"], self._fault = fault, ""
-
-    def _leave_contact(self) -> None:
-        """Up, out of whatever the tool is in; on the first day also to the posture at home."""
-        pose = self.arm.state().tcp_pose.copy()
-        pose[2] = max(pose[2], min(pose[2] + RAISE_BEFORE_RESET, self.limits.position_high[2]))
-        self.arm.move_to_pose(pose, 1.0)
-        if not self._at_home and self.cell.home is not None:
-            self.arm.move_to_joints(np.array(self.cell.home), 3.0)
-        self._at_home = True
 
     def _relative(self, pose: Array) -> Array:
         moved = compose(self._reference_inverse, pose)

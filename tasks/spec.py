@@ -39,6 +39,7 @@ class TaskSpec:
         has_gripper: Whether the action has a seventh number.
         start_opening: Of the gripper when an episode begins [m].
         max_steps: Time limit [steps].
+        reset_free: Whether an episode may begin with the objects where the last one left them, and by default does.
         tags: What the objects wear on the twin when they are tracked by tags; print the same for a real cell.
         randomisation: What `randomise=True` varies between episodes on the twin.
     """
@@ -55,6 +56,7 @@ class TaskSpec:
     has_gripper: bool = False
     start_opening: float = 0.08
     max_steps: int = 100
+    reset_free: bool = False
     tags: TagLayout = field(default_factory=dict[str, Sequence[Tag]])
     randomisation: Randomisation = field(default_factory=Randomisation)
 
@@ -67,11 +69,13 @@ class World:
         arm: The arm's newest reading.
         opening: Of the gripper [m].
         objects: Pose of every tracked object in `base`, shape (7,) each.
+        instruction: What the episode asks for.
     """
 
     arm: ArmState
     opening: float
     objects: dict[str, Array]
+    instruction: str = ""
 
 
 @dataclass(frozen=True)
@@ -99,8 +103,21 @@ class Task(ABC):
     def success(self, world: World) -> bool:
         """Whether the skill is done. Ends the episode with reward 1."""
 
+    @property
+    def instructions(self) -> tuple[str, ...]:
+        """Everything an episode may ask for; a learner keeps a policy for each."""
+        return (self.spec.instruction,)
+
+    def instruct(self, world: World) -> str:
+        """What an episode that begins in `world` asks for: one of `instructions`."""
+        del world
+        return self.spec.instruction
+
     def failure(self, world: World) -> bool:
-        """Whether it can no longer be done, for example because an object fell off the table."""
+        """Whether it can no longer be done, for example because an object fell off the table.
+
+        Where that is so between two episodes of a `reset_free` task, the objects are placed anew.
+        """
         del world
         return False
 

@@ -6,6 +6,7 @@ import torch
 from safetensors.torch import load, save
 
 from robot_rl.agent import AgentConfig, Batch, SACAgent
+from robot_rl.encoders import FeatureEncoder
 from robot_rl.errors import ConfigError, ShapeError
 
 SMALL = {"hidden_sizes": (32, 32), "critics": 4, "policy_delay": 2}
@@ -37,8 +38,8 @@ VARIANTS = [
     {},
     {"fused": False},
     {"critic_head": "hl_gauss"},
-    {"imitation_bootstrap": True, "entropy_backup": True},
-    {"bc_weight": 1.0, "bc_loss": "nll", "bc_q_filter": True, "actor_value": "min", "activation": "relu"},
+    {"entropy_backup": True},
+    {"bc_weight": 1.0, "bc_loss": "nll", "actor_value": "min", "activation": "relu"},
 ]
 
 
@@ -46,7 +47,6 @@ VARIANTS = [
 def test_a_saved_agent_continues_bit_for_bit(variant: dict[str, object]):
     one = agent(warmup_steps=5, **variant)
     one.pretrain_bc(random_batch())
-    one.freeze_imitation()
     for i in range(5):
         one.update(random_batch(i))
         one.act(np.zeros(3, np.float32))
@@ -164,20 +164,6 @@ def test_published_policy_is_a_copy():
     assert torch.equal(published["actor"], before)
 
 
-def test_imitation_bootstrap_acts_with_the_better_rated_action():
-    one = agent(imitation_bootstrap=True)
-    one.freeze_imitation()
-    one.imitation.parameters[:, -4:-2] = 3.0  # the cloned policy now says tanh(3) ~ 0.995, the actor about 0
-    chosen = []
-    for sign in (1.0, -1.0):
-        values = one.target_critics.values
-        one.target_critics.values = lambda latent, action, sign=sign: sign * action.sum(-1).expand(4, -1)
-        chosen.append(one.act(np.zeros(3, np.float32), deterministic=True))
-        one.target_critics.values = values
-    assert (chosen[0] > 0.9).all()
-    assert (abs(chosen[1]) < 0.5).all()
-
-
 def test_cloning_reproduces_the_demonstrator_and_ignores_the_rest():
     one = agent(learning_rate=3e-3)
     critics = one.critics.parameters.clone()
@@ -193,25 +179,64 @@ def test_cloning_reproduces_the_demonstrator_and_ignores_the_rest():
     assert torch.equal(critics, one.critics.parameters)
 
 
-def test_an_encoder_learns_from_the_critic_and_is_saved():
-    class Encoder(torch.nn.Module):
-        output_dim = 5
+PICTURES = {"front": (3, 5), "wrist": (2, 7)}  # channels, cells
 
-        def __init__(self) -> None:
-            super().__init__()
-            self.layer = torch.nn.Linear(3, 5)
 
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return torch.tanh(self.layer(x))
+def eyes(vector_dim: int, generator: torch.Generator) -> FeatureEncoder:
+    spreads = {name: torch.full((channels,), 0.05) for name, (channels, _) in PICTURES.items()}
+    return FeatureEncoder(PICTURES, spreads, vector_dim, (2, 8), 0.1, generator)
 
-    one, other = (SACAgent(3, 2, AgentConfig(**SMALL), seed, encoder=Encoder()) for seed in (0, 1))
-    before = one.encoder.layer.weight.detach().clone()
-    one.update(random_batch(), update_actor=True)
-    assert not torch.equal(before, one.encoder.layer.weight)
+
+def seen_batch(seed: int = 0) -> Batch:
+    g = torch.Generator().manual_seed(1000 + seed)
+    images, following = (
+        {n: torch.randint(0, 256, (64, *shape), generator=g, dtype=torch.uint8) for n, shape in PICTURES.items()}
+        for _ in range(2)
+    )
+    return random_batch(seed)._replace(images=images, next_images=following)
+
+
+def test_each_encoder_learns_from_its_own_loss_and_is_saved():
+    one, other = (SACAgent(3, 2, AgentConfig(**SMALL), seed, encoder=eyes) for seed in (0, 1))
+    before = {name: value.clone() for name, value in one.state_dict().items() if name.startswith("encoder.")}
+
+    def moved() -> set[str]:
+        now = one.state_dict()
+        return {name.split(".")[1] for name, value in before.items() if not torch.equal(value, now[name])}
+
+    one.update(seen_batch(), update_actor=False)
+    assert moved() == {"critics", "target_critics"}
+    one.update(seen_batch(1), update_actor=True)
+    assert moved() == {"actor", "critics", "target_critics"}
     other.load_state_dict(load(save(one.state_dict())))
-    one.update(random_batch(1))
-    other.update(random_batch(1))
+    one.update(seen_batch(2))
+    other.update(seen_batch(2))
     assert_same(one.state_dict(), other.state_dict())
+
+
+def test_the_target_encoder_follows_by_tau():
+    """One update at tau 0.25: the target moved a quarter of the way (by hand)."""
+    one = SACAgent(3, 2, AgentConfig(**(SMALL | {"tau": 0.25})), 0, encoder=eyes)
+    before = one.state_dict()
+    one.update(seen_batch(), update_actor=False)
+    after = one.state_dict()
+    for name in (n for n in after if n.startswith("encoder.critics") and "spread" not in n):
+        target = name.replace("critics", "target_critics")
+        torch.testing.assert_close(after[target], before[target] + 0.25 * (after[name] - before[target]))
+
+
+def test_cloning_sees_what_only_the_pictures_show():
+    """The demonstrated action is +0.5 or -0.5 by one cell of one picture."""
+    one = SACAgent(3, 2, AgentConfig(**(SMALL | {"learning_rate": 3e-3})), 0, encoder=eyes)
+    for i in range(150):
+        batch = seen_batch(i)
+        bright = (batch.images["front"][:, 1, 2] > 127).float()[:, None]
+        one.pretrain_bc(batch._replace(action=(bright - 0.5).expand(-1, 2), is_demo=torch.ones(64)))
+    batch = seen_batch(999)
+    bright = batch.images["front"][:, 1, 2] > 127
+    with torch.no_grad():
+        action = one.actor(one.encode(batch.observation, batch.images)).mode()[:, 0]
+    assert ((action > 0) == bright).float().mean() > 0.85
 
 
 @pytest.mark.parametrize("head", ["scalar", "hl_gauss"])

@@ -128,7 +128,7 @@ def test_a_run_from_start_to_evaluation(capsys, tmp_path):
     out = capsys.readouterr().out
     assert "all 40 steps are taken" in out
     for name in ("config.yaml", "metrics.jsonl", "evaluation.json", "policy/policy.safetensors",
-                 "checkpoints/latest.safetensors", "videos/evaluation.mp4", "plots/learning_curve.png"):  # fmt: skip
+                 "checkpoints/index.json", "videos/evaluation.mp4", "plots/learning_curve.png"):  # fmt: skip
         assert (tmp_path / "run" / name).stat().st_size > 0, name
     assert read_metrics(tmp_path / "run" / "metrics.jsonl")
     assert json.loads((tmp_path / "run" / "evaluation.json").read_text())["episodes"] == 3

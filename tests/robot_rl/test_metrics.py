@@ -1,3 +1,4 @@
+import errno
 import json
 import sys
 from pathlib import Path
@@ -70,14 +71,38 @@ def test_a_missing_file_is_named(tmp_path):
         read_metrics(tmp_path / "metrics.jsonl")
 
 
-def test_a_full_disk_is_a_store_error(tmp_path, monkeypatch):
+def test_a_full_disk_delays_rows_and_loses_none(tmp_path, monkeypatch):
+    """Written while there is no room, they follow with the first row that finds some; none is torn or doubled."""
+    writer = MetricsWriter(tmp_path / "metrics.jsonl")
+    writer.write(step=1, update=1)
+    real = writer._file
+
+    class Full:
+        def fileno(self):
+            return real.fileno()
+
+        def write(self, data):
+            if len(data) < 100:  # there is room for half a row only
+                return real.write(data[: len(data) // 2])
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(writer, "_file", Full())
+    for step in (2, 3):
+        writer.write(step=step, update=step)
+    assert [row["step"] for row in read_metrics(writer.path)] == [1]
+    monkeypatch.setattr(writer, "_file", real)
+    writer.write(step=4, update=4)
+    writer.close()
+    assert [row["step"] for row in read_metrics(writer.path)] == [1, 2, 3, 4]
+
+
+def test_closing_on_a_full_disk_says_what_is_missing(tmp_path, monkeypatch):
     real_open = Path.open
     monkeypatch.setattr(Path, "open", lambda path, mode, **kwargs: real_open(Path("/dev/full"), mode, **kwargs))
     writer = MetricsWriter(tmp_path / "metrics.jsonl")
     monkeypatch.undo()
-    with pytest.raises(StoreError, match="No space left"):
-        writer.write(step=1, update=1)
-    with pytest.raises(StoreError, match="No space left"):
+    writer.write(step=1, update=1)
+    with pytest.raises(StoreError, match="last 1 rows"):
         writer.close()
 
 

@@ -121,11 +121,13 @@ def test_the_fused_regression_step_is_loss_autograd_and_torch_adam(networks: int
     reference = torch.optim.Adam([plain.parameters], lr=1e-3)
     expected_average = torch.zeros_like(averaged)
     for _ in range(5):
-        values = fused.regress(x, y, adam, averaged, 0.5)
+        values, d_x = fused.regress(x, y, adam, averaged, 0.5, want_x=True)
+        x.requires_grad_().grad = None
         loss = torch.nn.functional.mse_loss(plain(x)[..., 0], y.expand(networks, -1))
         torch.testing.assert_close((values - y).square().mean(), loss.detach(), rtol=1e-4, atol=1e-6)
         reference.zero_grad()
         loss.backward()
+        torch.testing.assert_close(d_x, x.grad, rtol=1e-3, atol=1e-6)
         reference.step()
         expected_average = 0.5 * expected_average + 0.5 * plain.parameters.detach()
     torch.testing.assert_close(fused.parameters, plain.parameters, rtol=1e-3, atol=2e-5)

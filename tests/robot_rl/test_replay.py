@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from robot_rl import replay
 from robot_rl.errors import ConfigError, ShapeError, StoreError
 from robot_rl.replay import ReplayBuffer, sample_mixed
 from robot_rl.store import EpisodeStore
@@ -208,13 +209,36 @@ def test_images_belong_to_the_observations_of_the_same_batch():
         for t in range(5):
             buffer.add([0.0], 0.0, False, t == 4, pixels(episode, t + 1))
     assert buffer.layout.images == ["observation/images/wrist"]
-    images = buffer.empty_images(100)
-    batch = buffer.sample(100, np.random.default_rng(0), n_step=3, images=images)
-    for states, frames in ((batch.observation, images.observation), (batch.next_observation, images.next_observation)):
+    batch = buffer.sample(100, np.random.default_rng(0), n_step=3)
+    for states, frames in ((batch.observation, batch.images), (batch.next_observation, batch.next_images)):
         wrist = frames["observation/images/wrist"]
         assert wrist.dtype == torch.uint8
         expected = (10 * states[:, 0] + states[:, 1]).to(torch.uint8)
         assert (wrist == expected[:, None, None, None]).all()
+
+
+def test_a_copied_episode_gives_the_same_transitions():
+    """Rows, links, rewards and pictures: what is drawn of the copy is what the source holds of that episode."""
+    source, copy = ReplayBuffer(PIXELS, ACTION, 30), ReplayBuffer(PIXELS, ACTION, 30)
+    for episode in range(3):
+        source.begin_episode(pixels(episode, 0))
+        for t in range(4):
+            source.add([0.1 * t], float(t), t == 3, False, pixels(episode, t + 1))
+        if episode != 1:
+            copy.copy_episode(source, 5)
+    assert len(copy) == 8
+    batch = copy.sample(300, np.random.default_rng(0), n_step=2, gamma=0.5)
+    assert set(batch.observation[:, 0].tolist()) == {0.0, 2.0}
+    assert torch.equal(batch.next_observation[:, 0], batch.observation[:, 0])
+    t = batch.observation[:, 1]
+    torch.testing.assert_close(batch.reward, torch.where(t < 3, t + 0.5 * (t + 1), t))
+    expected = (10 * batch.next_observation[:, 0] + batch.next_observation[:, 1]).to(torch.uint8)
+    assert (batch.next_images["observation/images/wrist"] == expected[:, None, None, None]).all()
+
+
+def test_a_large_ring_lies_in_a_file(monkeypatch):
+    monkeypatch.setattr(replay, "RAM_BYTES", 100)
+    test_images_belong_to_the_observations_of_the_same_batch()
 
 
 def test_observations_are_copied_when_added():

@@ -263,7 +263,7 @@ def test_a_crash_between_chunks_and_commit_record_leaves_the_commit(tmp_path, mo
             raise KeyboardInterrupt
         store_files.write_whole(path, data, sync=sync)
 
-    monkeypatch.setattr("robot_rl.store_writer.write_whole", dies)
+    monkeypatch.setattr("robot_rl.store_commit.write_whole", dies)
     add_episode(store, 1, 20)
     with pytest.raises(KeyboardInterrupt):
         store.commit()

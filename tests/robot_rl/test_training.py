@@ -1,6 +1,7 @@
 """The training loop: it learns, it repeats itself, it can be stopped anywhere and killed anywhere."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -76,14 +77,21 @@ def train(settings, path, stop_at=None, during="training", hook=None):
     return trainer.train(), trainer, progress
 
 
+def skill(trainer):
+    """The one skill of these runs."""
+    return trainer.learner.skill("")
+
+
 def result(path):
-    """What two runs must agree on: the policy's bytes, the whole learner, the metrics and the steps."""
+    """What two runs must agree on: the policy, the whole learner, the metrics and the steps."""
     run = RunDirectory(path)
     rows = [{k: v for k, v in row.items() if k not in WALL_CLOCK} for row in read_metrics(run.metrics)]
-    tensors, facts = load_tensors(run.checkpoint)
+    tensors, facts = run.checkpoints.load()
     store = EpisodeStore.open(run.episodes)
     steps = {k: v.tobytes() for k, v in store.read().items() if k != "time"}
-    return (run.policy.read_bytes(), {k: t.numpy().tobytes() for k, t in tensors.items()}, facts, rows, steps)
+    published, published_facts = load_tensors(run.policy)
+    policy = ({k: t.numpy().tobytes() for k, t in published.items()}, published_facts)
+    return (policy, {k: t.numpy().tobytes() for k, t in tensors.items()}, facts, rows, steps)
 
 
 def assert_same(one, two):
@@ -210,8 +218,8 @@ def test_an_environment_that_does_not_repeat_itself_loses_no_step(tmp_path):
     after = EpisodeStore.open(tmp_path / "run" / "episodes")
     assert sum(r.length for r in after.episode_table()) == 60 == trainer.step
     assert after.read(0, rows)["action"].tobytes() == before.read(0, rows)["action"].tobytes()
-    assert len(trainer.online) >= 59  # every whole transition; the newest step of an open episode is none yet
-    assert trainer.agent.updates == 50
+    assert len(skill(trainer).online) >= 59  # every whole transition; the newest step of an open episode is none yet
+    assert skill(trainer).agent.updates == 50
 
 
 def test_fault_1_time_outs_are_no_terminations(tmp_path):
@@ -220,7 +228,7 @@ def test_fault_1_time_outs_are_no_terminations(tmp_path):
     columns = EpisodeStore.open(tmp_path / "run" / "episodes").read()
     assert columns["truncated"].any()
     assert (columns["terminated"] == columns["success"]).all(), "only reaching the origin ends the task"
-    batch = trainer.online.sample(400, np.random.default_rng(0), gamma=0.9)
+    batch = skill(trainer).online.sample(400, np.random.default_rng(0), gamma=0.9)
     np.testing.assert_allclose(np.unique(batch.discount.numpy()), [0.0, 0.9], atol=1e-6)
     assert (batch.reward.numpy()[batch.discount.numpy() == 0.0] == 1.0).all(), "only a success ends the value"
 
@@ -229,7 +237,7 @@ def test_fault_3_no_transition_crosses_an_episodes_edge(tmp_path):
     """A step moves the point by 0.25 at most; a reset moves it by more, almost always."""
     _, trainer, _ = train(config(steps=60), tmp_path / "run")
     for n_step in (1, 3):
-        batch = trainer.online.sample(500, np.random.default_rng(0), n_step=n_step)
+        batch = skill(trainer).online.sample(500, np.random.default_rng(0), n_step=n_step)
         moved = np.abs(batch.next_observation.numpy() - batch.observation.numpy())
         assert moved.max() <= toy.STEP * n_step + 1e-6
 
@@ -238,7 +246,7 @@ def test_fault_3_no_transition_crosses_an_episodes_edge(tmp_path):
 def test_the_utd_ratio_is_exact_at_every_step(tmp_path, ratio):
     seen = []
     settings = config(utd_ratio=ratio)
-    train(settings, tmp_path / "run", hook=lambda t: seen.append((t.step, t.agent.updates)))
+    train(settings, tmp_path / "run", hook=lambda t: seen.append((t.step, t.learner.updates)))
     assert seen[-1] == (60, int(50 * ratio))
     assert all(updates == int(max(0, step - 10) * ratio) for step, updates in seen)
     assert read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]["utd_ratio"] == pytest.approx(ratio, abs=0.1)
@@ -248,7 +256,7 @@ def test_learning_from_the_very_first_step_without_demonstrations(tmp_path):
     """One step is no whole transition yet: its updates follow with the next, and none is lost."""
     seen = []
     settings = config(learning_starts=0, random_steps=0, utd_ratio=2.0, steps=12)
-    train(settings, tmp_path / "run", hook=lambda t: seen.append((t.step, t.agent.updates)))
+    train(settings, tmp_path / "run", hook=lambda t: seen.append((t.step, t.learner.updates)))
     assert seen[:2] == [(1, 0), (2, 4)]
     assert seen[-1] == (12, 24)
 
@@ -268,7 +276,7 @@ def test_what_an_environments_bug_leaves_is_kept_and_gone_on_with(tmp_path):
     assert sum(r.length for r in EpisodeStore.open(tmp_path / "run" / "episodes").episode_table()) == 29
     _, trainer, progress = train(config(), tmp_path / "run")
     assert trainer.step == 60
-    assert trainer.agent.updates == 50
+    assert skill(trainer).agent.updates == 50
     assert any("after the last checkpoint" in message for message in progress.messages)
 
 
@@ -277,7 +285,7 @@ def test_fault_8_every_checkpoint_is_whole_while_it_is_replaced(tmp_path):
     lengths = set()
 
     def look(trainer):
-        tensors, facts = load_tensors(trainer.run.checkpoint)
+        tensors, facts = trainer.run.checkpoints.load()
         assert facts["step"] <= trainer.step <= facts["step"] + 1
         lengths.add(len(tensors))
         assert any(name.startswith("adam.") for name in tensors), "optimisers belong to a checkpoint"
@@ -317,7 +325,7 @@ def test_a_run_cut_short_while_it_was_made_begins_anew(tmp_path, uninterrupted):
 def test_episodes_without_a_checkpoint_are_left_alone(tmp_path):
     train(config(steps=5), tmp_path / "run")
     run = RunDirectory(tmp_path / "run")
-    run.checkpoint.unlink()
+    shutil.rmtree(run.path / "checkpoints")
     before = sorted(p.name for p in run.episodes.rglob("*"))
     with pytest.raises(ConfigError, match="holds episodes but no checkpoint"):
         train(config(steps=5), tmp_path / "run")
@@ -354,7 +362,7 @@ def test_any_gymnasium_environment_trains(tmp_path, task, name):
     settings = replace(settings, steps=24, learning_starts=8, random_steps=8, utd_ratio=1.0, batch_size=16,
                        agent=replace(settings.agent, hidden_sizes=(32, 32), critics=2))  # fmt: skip
     reason, trainer, _ = train(settings, tmp_path / "run")
-    assert (reason, trainer.agent.updates) == ("steps", 16)
+    assert (reason, skill(trainer).agent.updates) == ("steps", 16)
     actions = EpisodeStore.open(tmp_path / "run" / "episodes").read()["action"]
     assert (np.abs(actions) <= 1.0).all()
     assert trainer.env.action_space.low.min() == -1.0
@@ -363,7 +371,7 @@ def test_any_gymnasium_environment_trains(tmp_path, task, name):
 def test_the_fast_preset_learns_without_demonstrations_from_step_one(tmp_path):
     settings = replace(preset("fast", "Pendulum-v1"), steps=4, batch_size=16)
     _, trainer, _ = train(replace(settings, agent=replace(settings.agent, hidden_sizes=(32, 32))), tmp_path / "run")
-    assert trainer.agent.updates == 16
+    assert skill(trainer).agent.updates == 16
 
 
 def test_resume_uses_the_runs_own_settings(tmp_path):

@@ -1,0 +1,219 @@
+"""The acting half of an asynchronous run: policy to arm to store, at the arm's pace, whatever the learner does.
+
+It meets the learner in the run directory alone: it appends steps to `episodes/` and takes the newest `policy/`. It may
+be stopped, killed and started again at any moment; so may the learner.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from robot_rl.config import TrainConfig
+from robot_rl.demonstrations import succeeded
+from robot_rl.environments import Env, make
+from robot_rl.errors import StoreError
+from robot_rl.policy import Policy
+from robot_rl.preparation import open_demonstrations
+from robot_rl.progress import TrainingProgress
+from robot_rl.recording import STOP_WINDOW, commit_patiently, open_episodes, reason_to_end
+from robot_rl.resuming import LoopState, repeat_episode
+from robot_rl.run_directory import RunDirectory, load_tensors
+from robot_rl.store_writer import COMMIT
+
+__all__ = ["Actor", "NewestPolicy"]
+
+COMMIT_EVERY_S = 1.0  # steps younger than this may be lost when the actor is killed
+LOOK_EVERY_S = 0.2  # while waiting for the learner's first policy
+LEAD = 50  # steps that acting may be ahead of an enforced UTD ratio when an episode begins
+
+
+class NewestPolicy:
+    """The policy as last published, taken over whenever there is a newer one.
+
+    Args:
+        run: Where it is published.
+        config: Of the run.
+        env: Whose spaces it fits.
+
+    Attributes:
+        versions: Critic updates of each instruction's agent, as published.
+    """
+
+    def __init__(self, run: RunDirectory, config: TrainConfig, env: Env) -> None:
+        self._path, self._config, self._env = run.policy, config, env
+        self._stamp = (0, 0)
+        self._policy: Policy | None = None
+        self.versions: dict[str, int] = {}
+
+    def refresh(self) -> bool:
+        """Look for a newer one; returns whether there is any policy yet."""
+        try:
+            status = self._path.stat()
+        except FileNotFoundError:
+            return self._policy is not None
+        stamp = (status.st_mtime_ns, status.st_ino)
+        if stamp != self._stamp:
+            tensors, facts = load_tensors(self._path)
+            if self._policy is None:
+                self._policy = Policy.load(self._config, self._env, tensors)
+                self._policy.deterministic = False
+            self._policy.load_policy_state(tensors)
+            self.versions = dict(zip(facts["instructions"], facts["updates"], strict=True))
+            self._stamp = stamp
+        return True
+
+    @property
+    def policy(self) -> Policy:
+        """What acts.
+
+        Raises:
+            StoreError: None was published yet.
+        """
+        if self._policy is None:
+            raise StoreError(f"{self._path} does not exist yet: the learner has published no policy.")
+        return self._policy
+
+    def version(self, instruction: str) -> int:
+        """Critic updates of the agent that acts."""
+        return self.versions.get(instruction, next(iter(self.versions.values()), 0))
+
+
+class Actor:
+    """One process that acts.
+
+    Args:
+        config: Of the run, resolved.
+        run: The run.
+        progress: Shown to a person.
+
+    Attributes:
+        stop_requested: Set it (from a signal handler, say) to end after the current step.
+        waited_s: Seconds spent waiting for the learner between episodes.
+    """
+
+    def __init__(self, config: TrainConfig, run: RunDirectory, progress: TrainingProgress) -> None:
+        self.config, self.run, self.progress = config, run, progress
+        self.env: Env = make(config.task, config.env)
+        self.state = LoopState(config.seed, STOP_WINDOW)
+        self.stop_requested = False
+        self.waited_s = 0.0
+        self._newest = NewestPolicy(run, config, self.env)
+        self._committed = 0.0
+
+    def act(self) -> str:
+        """Act to the end of the run, or until `stop_requested`.
+
+        Returns:
+            Why it ended: `steps`, `success` or `stopped`.
+
+        Raises:
+            RobotRLError: The disk, the environment or a setting failed. Committed steps stand.
+        """
+        try:
+            self.store = open_episodes(self.run, self.config, self.env, (self.run.episodes / COMMIT).is_file())
+            with self.store:
+                return self._act()
+        finally:
+            self.env.close()
+
+    def _act(self) -> str:
+        open_demonstrations(self.config, self.run, self.env, self.progress, self._stopping)
+        self.progress.phase("waiting for the learner's first policy (robot-rl learner RUN)")
+        while not self._newest.refresh():
+            if self.stop_requested:
+                return "stopped"
+            time.sleep(LOOK_EVERY_S)
+        observation = self._continue()
+        self.progress.phase("acting", self.config.steps)
+        while True:
+            reason = self._reason_to_end()
+            if reason:
+                self._commit()
+                return reason
+            if observation is None:
+                self._commit()
+                self._wait_for_learner()
+                observation, info = self.env.reset(seed=self.state.episode_seed())
+                if "recovered_from" in info:
+                    self._event("recovered", info["recovered_from"])
+                self.store.begin_episode(observation, instruction=self._instruction())
+            observation = self._step(observation)
+
+    def _step(self, observation: Any) -> Any:
+        """One step; returns the observation to go on from, None at an episode's end."""
+        instruction = self._instruction()
+        self._newest.refresh()
+        if self.state.step < self.config.random_steps:
+            action = self.state.random.uniform(-1.0, 1.0, self.env.action_space.shape).astype(np.float32)
+        else:
+            action = self._newest.policy.act(observation, instruction)
+        following, reward, terminated, truncated, info = self.env.step(action)
+        self.store.append(
+            action=action, reward=float(reward), terminated=terminated, truncated=truncated,
+            next_observation=following, success=succeeded(info), policy_version=self._newest.version(instruction),
+        )  # fmt: skip
+        self.state.step += 1
+        over = terminated or truncated
+        if over or time.monotonic() - self._committed > COMMIT_EVERY_S:
+            self._commit()
+        self.progress.update(step=self.state.step)
+        if not over:
+            return following
+        self.state.episode += 1
+        self.state.successes.append(succeeded(info))
+        if "fault" in info:
+            self.progress.log(f"Step {self.state.step}: the episode ended in a fault: {info['fault']}")
+            self._event("fault", info["fault"])
+        return None
+
+    def _continue(self) -> Any:
+        """Count what is stored; returns the observation to go on from where an episode was cut and repeats itself."""
+        whole = [record for record in self.store.episode_table() if record.closed]
+        self.state.step, self.state.episode = sum(r.length for r in whole), len(whole)
+        self.state.successes.extend(record.success for record in whole)
+        for agent in self._newest.policy.agents.values():
+            agent.reseed_exploration(self.config.seed + 1_000_003 * (self.state.step + 1))
+        end = whole[-1].stop if whole else 0
+        rows = self.store.rows - end
+        if not rows:
+            return None
+        layout = self._newest.policy.layout
+        episode = repeat_episode(self.env, layout, self.state.episode_seed(), self.store.read(end, self.store.rows))
+        self.state.step += rows
+        if episode is not None:
+            return episode.steps[-1][-1]
+        self.progress.log("The environment does not repeat itself; the interrupted episode ends where it was.")
+        self.state.episode += 1
+        return None
+
+    def _wait_for_learner(self) -> None:
+        """Between episodes, while the arm stands at rest: let an enforced UTD ratio catch up."""
+        config, began = self.config, time.monotonic()
+        if config.utd == "free":
+            return
+        wanted = (self.state.step - config.learning_starts - LEAD) * config.utd_ratio
+        while sum(self._newest.versions.values()) < wanted and not self.stop_requested:
+            self._newest.refresh()
+            time.sleep(0.01)
+        self.waited_s += time.monotonic() - began
+
+    def _commit(self) -> None:
+        hold: Callable[[], None] | None = getattr(self.env.unwrapped, "hold", None)
+        commit_patiently(self.store, self.progress, self._stopping, hold)
+        self._committed = time.monotonic()
+
+    def _reason_to_end(self) -> str:
+        if self.stop_requested:
+            return "stopped"
+        return reason_to_end(self.config, self.state.step, self.state.successes)
+
+    def _instruction(self) -> str:
+        return str(getattr(self.env.unwrapped, "instruction", ""))
+
+    def _event(self, kind: str, message: str) -> None:
+        self.run.event(kind, episode=self.state.episode, step=self.state.step, message=message)
+
+    def _stopping(self) -> bool:
+        return self.stop_requested

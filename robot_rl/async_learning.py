@@ -1,0 +1,190 @@
+"""The learning half of an asynchronous run: tails the episodes, updates, publishes the policy.
+
+It touches no environment and no arm. Where it is killed, the next one reads the episodes again and goes on from the
+newest intact checkpoint; nothing is counted twice, for a row of the store is what it was.
+"""
+
+import time
+from collections import deque
+
+from robot_rl.config import TrainConfig
+from robot_rl.learner import Learner, Skill
+from robot_rl.metrics import MetricsWriter, read_metrics
+from robot_rl.progress import TrainingProgress
+from robot_rl.recording import STOP_WINDOW, checkpoint_if_room, reason_to_end
+from robot_rl.run_directory import RunDirectory
+from robot_rl.store import EpisodeStore
+from robot_rl.store_files import WriterLock
+from robot_rl.store_records import EpisodeRecord
+from robot_rl.store_writer import COMMIT
+from robot_rl.training import publish
+
+__all__ = ["AsyncLearner"]
+
+LOOK_EVERY_S = 0.2  # while what it needs is not there yet
+IDLE_S = 0.005  # between looks at the store when no update is due
+UPDATES_AT_ONCE = 20  # between looks at the store
+PUBLISH_EVERY_S = 1.0
+
+
+class AsyncLearner:
+    """One process that learns.
+
+    Args:
+        config: Of the run, resolved.
+        run: The run.
+        progress: Shown to a person.
+
+    Attributes:
+        stop_requested: Set it (from a signal handler, say) to end after the current update.
+        step: Environment steps learnt from.
+    """
+
+    def __init__(self, config: TrainConfig, run: RunDirectory, progress: TrainingProgress) -> None:
+        self.config, self.run, self.progress = config, run, progress
+        self.stop_requested = False
+        self.step = 0
+        self.successes: deque[bool] = deque(maxlen=STOP_WINDOW)
+        self._checkpoints = run.checkpoints
+        self._read = self._closed = 0  # rows and whole episodes of the store that are learnt from
+        self._published = self._checkpointed = 0.0
+
+    def learn(self) -> str:
+        """Learn to the end of the run, or until `stop_requested`.
+
+        Returns:
+            Why it ended: `steps`, `success` or `stopped`.
+
+        Raises:
+            RobotRLError: The disk or a setting failed. The last checkpoint stands.
+        """
+        (self.run.path / "checkpoints").mkdir(parents=True, exist_ok=True)
+        lock = WriterLock(self.run.path / "checkpoints" / "learner.lock")
+        try:
+            return self._learn()
+        finally:
+            lock.release()
+
+    def _learn(self) -> str:
+        if not self._wait_for_actor():
+            return "stopped"
+        store = EpisodeStore.open(self.run.episodes)
+        demonstrations = None
+        if self.config.demos != "none":
+            path = self.run.demonstrations if self.config.demos.isdigit() else self.config.demos
+            demonstrations = EpisodeStore.open(path)
+        saved = self._checkpoints.load() if self._checkpoints.exists else None
+        for damaged in self._checkpoints.skipped:
+            self.progress.log(f"Passed over a damaged checkpoint: {damaged}")
+        instructions = store.metadata.get("instructions", [""])
+        spaces = (store.observation_space, store.action_space)
+        self.learner = Learner(self.config, *spaces, instructions, demonstrations, saved)
+        if saved is None:
+            self.learner.pretrain(self.progress, lambda: self.stop_requested)
+            if self.stop_requested:
+                return "stopped"
+        self._started, self._first = time.monotonic(), (0, self.learner.updates)
+        self.progress.phase("learning", self.config.steps)
+        written = read_metrics(self.run.metrics) if self.run.metrics.is_file() else []
+        self._logged = int(written[-1]["step"] or 0) if written else 0  # by a learner before this one
+        with MetricsWriter(self.run.metrics, self.config.tensorboard) as self.metrics:
+            self._ingest(store)
+            self._first = (self.step, self.learner.updates)
+            if saved is None:
+                self._checkpoint()
+            else:
+                self._publish()
+            reason = self._loop(store)
+            self._checkpoint()
+        return reason
+
+    def _wait_for_actor(self) -> bool:
+        """Until the actor has made the store and recorded what demonstrations it was asked for."""
+        self.progress.phase("waiting for the actor (robot-rl actor RUN)")
+        recorded = self.config.demos.isdigit()
+        while not (self.run.episodes / COMMIT).is_file() or (recorded and not self.run.demonstrations.is_dir()):
+            if self.stop_requested:
+                return False
+            time.sleep(LOOK_EVERY_S)
+        return True
+
+    def _loop(self, store: EpisodeStore) -> str:
+        while True:
+            ended = reason_to_end(self.config, self.step, self.successes)
+            due = self._due()
+            if self.stop_requested:
+                return "stopped"
+            if ended and not (due and self.config.utd == "enforced"):
+                return ended
+            for skill in due[:1]:
+                for _ in range(min(UPDATES_AT_ONCE, skill.updates_due if self.config.utd == "enforced" else 1)):
+                    skill.update()
+            if not due:
+                self._publish(since=0.05)  # the actor may be waiting for just these updates
+                time.sleep(IDLE_S)
+            self._publish(since=PUBLISH_EVERY_S)
+            self._ingest(store)
+            self.progress.update(step=self.step, update=self.learner.updates)
+            if time.monotonic() - self._checkpointed > self.config.checkpoint_every_s:
+                self._checkpoint()
+
+    def _due(self) -> list[Skill]:
+        """Skills that have an update to make, the one furthest behind first."""
+        skills = [s for s in self.learner.skills.values() if len(s.demos) + len(s.online)]
+        if self.config.utd == "enforced":
+            skills = [s for s in skills if s.updates_due]
+            return sorted(skills, key=lambda s: -s.updates_due)
+        return sorted((s for s in skills if s.steps >= self.config.learning_starts), key=lambda s: s.agent.updates)
+
+    def _ingest(self, store: EpisodeStore) -> None:
+        store.refresh()
+        if store.rows == self._read:
+            return
+        for record in store.episode_table()[self._closed :]:
+            start, stop = max(record.start, self._read), min(record.stop, store.rows)
+            if stop <= start:
+                continue
+            before = self.learner.skill(record.instruction).steps
+            self.learner.learn_from(store, record, start, stop)
+            self.step += self.learner.skill(record.instruction).steps - before
+            self._read = stop
+            if record.closed:
+                self._closed += 1
+                self.successes.append(record.success)
+                if self.step > self._logged:
+                    self._log(store, record)
+
+    def _log(self, store: EpisodeStore, record: EpisodeRecord) -> None:
+        skill = self.learner.skill(record.instruction)
+        elapsed = max(time.monotonic() - self._started, 1e-9)
+        versions = store.read(record.start, record.start + record.length, ["policy_version", "time"])
+        row = {
+            "episode_success": float(record.success),
+            "episode_return": record.total_reward,
+            "episode_length": record.length,
+            "env_steps_per_s": (self.step - self._first[0]) / elapsed,
+            "updates_per_s": (self.learner.updates - self._first[1]) / elapsed,
+            "staleness_updates": float(skill.agent.updates - versions["policy_version"].mean()),
+            **skill.scalars(),
+        }
+        if len(self.learner.skills) > 1:
+            row["skill"] = list(self.learner.skills.values()).index(skill)
+        self.metrics.write(step=self.step, update=self.learner.updates, **row)
+        self.progress.update(step=self.step, **row)
+
+    def _publish(self, since: float = 0.0) -> None:
+        if time.monotonic() - self._published >= since:
+            checkpoint_if_room(lambda: publish(self.run, self.learner, self.step), self.progress)
+            self._published = time.monotonic()
+
+    def _checkpoint(self) -> None:
+        facts = {"step": self.step, "rows": self._read, **self.learner.facts()}
+
+        def save() -> None:
+            self._checkpoints.save(self.learner.policy.state_dict(), facts)
+            if self.successes:
+                self._checkpoints.mark_best(sum(self.successes) / len(self.successes))
+            self._publish()
+
+        checkpoint_if_room(save, self.progress) if self._checkpoints.exists else save()
+        self._checkpointed = time.monotonic()

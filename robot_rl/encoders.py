@@ -1,0 +1,158 @@
+"""The trained part of seeing: pictures, or cached features of them, and the state vector into one latent."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from robot_rl.kernels_vision import embed
+
+__all__ = ["ConvEncoder", "Encoder", "FeatureEncoder"]
+
+
+class Encoder(nn.Module):
+    """Maps a vector (B, D) and pictures by camera, uint8, (B, ...), to a latent (B, L).
+
+    Attributes:
+        output_dim: L.
+    """
+
+    output_dim: int
+
+    def forward(self, vector: Tensor, images: Mapping[str, Tensor], random: torch.Generator | None = None) -> Tensor:
+        """Encode; with a source of randomness as in training: with dropout and, of raw pictures, random shifts."""
+        raise NotImplementedError
+
+
+class _CameraHead(nn.Module):
+    """SERL's spatial learned embeddings: each channel weighted over the map in K learned ways; then a dense layer.
+
+    Args:
+        cells: P, places of the map.
+        channels: C.
+        embeddings: K.
+        width: Of the output.
+        dropout: Of the embeddings in training.
+        generator: Source of the initial weights.
+    """
+
+    def __init__(
+        self, cells: int, channels: int, embeddings: int, width: int, dropout: float, generator: torch.Generator
+    ) -> None:
+        super().__init__()
+        self.dropout = dropout
+        self.places = nn.Parameter(torch.randn(channels, embeddings, cells, generator=generator) / cells**0.5)
+        self.dense = nn.Parameter(torch.empty(channels * embeddings, width))
+        nn.init.orthogonal_(self.dense, 2**0.5, generator=generator)
+        self.bias = nn.Parameter(torch.zeros(width))
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, features: Tensor, spread: Tensor | None, random: torch.Generator | None) -> Tensor:
+        """Features, (B, C, P), to (B, width) in (-1, 1); eight-bit ones with the worth of their steps, (C,)."""
+        if spread is None:
+            embedded = torch.einsum("bcp,ckp->bck", features, self.places)
+        else:
+            embedded = embed(features, self.places, spread)
+        flat = embedded.flatten(1)
+        if random is not None and self.dropout:
+            kept = torch.rand(flat.shape, generator=random).to(flat.device) >= self.dropout
+            flat = flat * kept / (1.0 - self.dropout)
+        return torch.tanh(self.norm(torch.addmm(self.bias, flat, self.dense)))
+
+
+class FeatureEncoder(Encoder):
+    """On cached features of a frozen trunk.
+
+    Args:
+        shapes: Camera to (channels, cells).
+        spreads: Camera to what one step of each quantised channel is worth, shape (channels,).
+        vector_dim: D.
+        sizes: Embeddings a channel, and width of each camera's part of the latent.
+        dropout: Of the embeddings in training.
+        generator: Source of the initial weights.
+    """
+
+    def __init__(
+        self,
+        shapes: Mapping[str, tuple[int, ...]],
+        spreads: Mapping[str, Tensor],
+        vector_dim: int,
+        sizes: tuple[int, int],
+        dropout: float,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+        self.cameras = list(shapes)
+        embeddings, width = sizes
+        self.heads = nn.ModuleList(
+            _CameraHead(shapes[c][1], shapes[c][0], embeddings, width, dropout, generator) for c in self.cameras
+        )
+        for index, camera in enumerate(self.cameras):
+            self.register_buffer(f"spread{index}", spreads[camera].cpu())
+        self.output_dim = vector_dim + width * len(self.cameras)
+
+    def forward(self, vector: Tensor, images: Mapping[str, Tensor], random: torch.Generator | None = None) -> Tensor:
+        parts = [vector]
+        for index, camera in enumerate(self.cameras):
+            parts.append(self.heads[index](images[camera], getattr(self, f"spread{index}"), random))
+        return torch.cat(parts, -1)
+
+
+class ConvEncoder(Encoder):
+    """Four small convolutions on raw pictures, trained from scratch, with DrQ's random shift while training.
+
+    Args:
+        shapes: Camera to (H, W, 3).
+        vector_dim: D.
+        width: Of each camera's part of the latent.
+        shift_pixels: Largest shift each way.
+        generator: Source of the initial weights.
+    """
+
+    def __init__(
+        self,
+        shapes: Mapping[str, tuple[int, ...]],
+        vector_dim: int,
+        width: int,
+        shift_pixels: int,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+        self.cameras, self.shift_pixels = list(shapes), shift_pixels
+        self.convolutions, self.heads = nn.ModuleList(), nn.ModuleList()
+        for camera in self.cameras:
+            height, columns, colours = shapes[camera]
+            layers: list[nn.Module] = []
+            for before, after in ((colours, 16), (16, 32), (32, 32), (32, 32)):
+                layer = nn.Conv2d(before, after, 3, stride=2, padding=1)
+                nn.init.orthogonal_(layer.weight, 2**0.5, generator=generator)
+                nn.init.zeros_(layer.bias)  # pyright: ignore[reportArgumentType]
+                layers += [layer, nn.ReLU()]
+            self.convolutions.append(nn.Sequential(*layers))
+            cells = -(-height // 16) * -(-columns // 16)
+            self.heads.append(_CameraHead(cells, 32, 8, width, 0.0, generator))
+        self.output_dim = vector_dim + width * len(self.cameras)
+
+    def forward(self, vector: Tensor, images: Mapping[str, Tensor], random: torch.Generator | None = None) -> Tensor:
+        parts = [vector]
+        for convolution, head, camera in zip(self.convolutions, self.heads, self.cameras, strict=True):
+            pictures = images[camera].permute(0, 3, 1, 2).float() / 255.0 - 0.5
+            if random is not None:
+                pictures = random_shift(pictures, self.shift_pixels, random)
+            parts.append(head(convolution(pictures).flatten(2), None, random))
+        return torch.cat(parts, -1)
+
+
+def random_shift(pictures: Tensor, pixels: int, generator: torch.Generator) -> Tensor:
+    """Move each picture, (B, C, H, W), by up to `pixels` each way, its border repeated."""
+    if pixels == 0:
+        return pictures
+    batch, _, height, width = pictures.shape
+    padded = functional.pad(pictures, (pixels,) * 4, mode="replicate")
+    y, x = torch.randint(0, 2 * pixels + 1, (2, batch, 1), generator=generator).to(pictures.device)
+    rows = (y + torch.arange(height, device=pictures.device))[:, None, :, None]
+    columns = (x + torch.arange(width, device=pictures.device))[:, None, None, :]
+    items = torch.arange(batch, device=pictures.device)[:, None, None, None]
+    channels = torch.arange(pictures.shape[1], device=pictures.device)[None, :, None, None]
+    return padded[items, channels, rows, columns]

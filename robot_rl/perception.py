@@ -1,0 +1,150 @@
+"""What a picture becomes before replay and policy see it: features of a frozen trunk, several shifts of each, cached.
+
+A frozen trunk gives the same features for the same picture for ever, so each picture passes it once, in a few random
+shifts (DrQ's augmentation, arXiv 2004.13649), and an update costs little more than one from state. The features are
+projected onto their leading principal directions and kept in eight bits: 2 kB a picture and shift instead of 49.
+"""
+
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from robot_rl.agent_state import copy_into, to_cpu
+from robot_rl.encoders import ConvEncoder, Encoder, FeatureEncoder
+from robot_rl.errors import ConfigError
+from robot_rl.observation import ObservationLayout
+from robot_rl.trunks import Trunk, load_trunk
+from robot_rl.vision_config import VisionConfig
+
+__all__ = ["Perception"]
+
+TRAINABLE = "conv"
+AT_ONCE = 1  # pictures that pass the trunk together on a CPU: no slower, and the numbers depend on no neighbour
+QUANTISED_RANGE = 4.0  # standard deviations that 8 bits span, each side
+FITTED_ROWS = 40_000  # map cells the principal directions are fitted on, at most
+
+
+class Perception:
+    """The frozen part of seeing; the trained part is made by `encoder`.
+
+    Args:
+        config: How.
+        layout: Of the observations; its images are the cameras.
+        seed: Of the shifts, and of the projection where there is nothing to fit it on. The same picture is always
+            shifted the same, so that a resumed run learns from the same numbers.
+        device: Where the trunk runs.
+
+    Attributes:
+        shapes: Leaf name of each camera to the shape of one picture as replay keeps it: (shifts, channels, cells) of
+            features, or (1, H, W, 3) of pixels where the encoder is trained.
+    """
+
+    def __init__(self, config: VisionConfig, layout: ObservationLayout, seed: int, device: str = "cpu") -> None:
+        self.config, self.device = config, device
+        self.cameras = list(layout.images)
+        self._trunk: Trunk | None = None if config.encoder == TRAINABLE else load_trunk(config.encoder).to(device)
+        self._seed = seed
+        self._newest: dict[str, tuple[NDArray[Any], NDArray[np.uint8]]] = {}
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self._tensors: dict[str, Tensor] = {}
+        for name in self.cameras:
+            box = layout.leaves[name]
+            if len(box.shape) != 3 or box.shape[-1] != 3 or box.dtype != np.uint8:
+                raise ConfigError(f"{name!r} is {box.dtype} {box.shape}; cameras give uint8 pictures (H, W, 3).")
+            if self._trunk is None:
+                self.shapes[name] = (1, *box.shape)
+                continue
+            cells, channels = self._trunk(torch.zeros(1, *box.shape, dtype=torch.uint8, device=device)).shape[1:]
+            kept = min(config.channels, channels)
+            self.shapes[name] = (config.shifts, kept, cells)
+            generator = torch.Generator().manual_seed(seed)
+            basis = torch.linalg.qr(torch.randn(channels, kept, generator=generator))[0]
+            self._set(name, torch.zeros(channels), basis, torch.ones(kept))
+
+    def _set(self, camera: str, mean: Tensor, basis: Tensor, std: Tensor) -> None:
+        parts = {"mean": mean, "basis": basis, "std": std}
+        for part, value in parts.items():
+            self._tensors[f"vision.{camera}.{part}"] = value.to(self.device, torch.float32).contiguous()
+
+    def _of(self, camera: str) -> tuple[Tensor, Tensor, Tensor]:
+        mean, basis, std = (self._tensors[f"vision.{camera}.{part}"] for part in ("mean", "basis", "std"))
+        return mean, basis, std
+
+    def fit(self, pictures: Mapping[str, NDArray[np.uint8]]) -> None:
+        """Choose the directions in which the features of typical pictures, each (N, H, W, 3), vary most."""
+        for name in self.cameras if self._trunk is not None else ():
+            features = self._features(pictures[name]).flatten(0, 1)
+            features = features[:: max(1, len(features) // FITTED_ROWS)]
+            mean = features.mean(0)
+            _, sizes, directions = torch.linalg.svd(features - mean, full_matrices=False)
+            kept = self.shapes[name][1]
+            self._set(name, mean, directions[:kept].T, (sizes[:kept] / len(features) ** 0.5).clamp(min=1e-6))
+
+    def _features(self, pictures: NDArray[np.uint8]) -> Tensor:
+        assert self._trunk is not None
+        images = torch.from_numpy(np.ascontiguousarray(pictures)).to(self.device)
+        size = AT_ONCE if self.device == "cpu" else 256
+        return torch.cat([self._trunk(images[i : i + size]) for i in range(0, len(images), size)])
+
+    def look(self, camera: str, pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Pictures as they are, ready for the encoder: uint8, shape (N, 1, channels, cells), or (N, 1, H, W, 3)."""
+        if self._trunk is None:
+            return pictures[:, None]
+        mean, basis, std = self._of(camera)
+        projected = (self._features(pictures) - mean) @ (basis / std)
+        steps = (projected * (127.0 / QUANTISED_RANGE) + 128.0).round_().clamp_(0, 255)
+        return steps.to(torch.uint8).transpose(1, 2).contiguous().cpu().numpy()[:, None]
+
+    def look_newest(self, camera: str, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """As `look` for one picture, (H, W, 3) to (1, 1, ...); asked again for the same one, it remembers."""
+        seen = self._newest.get(camera)
+        if seen is None or not np.array_equal(seen[0], picture):
+            seen = self._newest[camera] = (picture.copy(), self.look(camera, picture[None]))
+        return seen[1]
+
+    def remember(self, camera: str, pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Pictures, (N, H, W, 3), as replay keeps them: (N, *shapes[camera]); the first of the shifts is none."""
+        first = self.look_newest(camera, pictures[0]) if len(pictures) == 1 else self.look(camera, pictures)
+        if self._trunk is None or self.config.shifts == 1:
+            return first
+        shifted = [self.look(camera, self._shifted(pictures, i)) for i in range(1, self.config.shifts)]
+        return np.concatenate([first, *shifted], 1)
+
+    def _shifted(self, pictures: NDArray[np.uint8], number: int) -> NDArray[np.uint8]:
+        """Each picture moved by up to `shift_pixels`, its border repeated; whereto follows from what it shows."""
+        most, (height, width) = self.config.shift_pixels, pictures.shape[1:3]
+        padded = np.pad(pictures, ((0, 0), (most, most), (most, most), (0, 0)), mode="edge")
+        out = np.empty_like(pictures)
+        for i, picture in enumerate(pictures):
+            random = np.random.default_rng([self._seed, number, zlib.crc32(picture.tobytes())])
+            y, x = random.integers(0, 2 * most + 1, 2)
+            out[i] = padded[i, y : y + height, x : x + width]
+        return out
+
+    def encoder(self, vector_dim: int, generator: torch.Generator) -> Encoder:
+        """A fresh trainable encoder of (vector, pictures as remembered) into a latent."""
+        if self._trunk is None:
+            shapes = {name: shape[1:] for name, shape in self.shapes.items()}
+            return ConvEncoder(shapes, vector_dim, self.config.width, self.config.shift_pixels, generator)
+        spreads = {name: (std := self._of(name)[2]) / std[0] * (QUANTISED_RANGE / 127.0) for name in self.cameras}
+        shapes = {name: shape[1:] for name, shape in self.shapes.items()}
+        return FeatureEncoder(
+            shapes, spreads, vector_dim, (self.config.embeddings, self.config.width), self.config.dropout, generator
+        )
+
+    def state(self) -> dict[str, Tensor]:
+        """A copy, on the CPU, of the fitted projection, by name: part of every policy and checkpoint."""
+        return to_cpu(self._tensors)
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over the projection that `state` gave.
+
+        Raises:
+            ShapeError: A tensor is missing, or of another trunk.
+        """
+        copy_into(self._tensors, tensors)

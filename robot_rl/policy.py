@@ -1,0 +1,140 @@
+"""What acts: eyes, and one actor for each instruction that the environment gives."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from robot_rl.agent import SACAgent
+from robot_rl.config import TrainConfig
+from robot_rl.environments import Env
+from robot_rl.errors import ConfigError
+from robot_rl.observation import ObservationLayout
+from robot_rl.perception import Perception
+
+__all__ = ["Policy", "instructions_of"]
+
+
+def instructions_of(env: Env) -> tuple[str, ...]:
+    """Every instruction an episode may come with; an environment of one task has one, or names none."""
+    own = env.unwrapped
+    return tuple(getattr(own, "instructions", (getattr(own, "instruction", ""),)))
+
+
+class Policy:
+    """An operator made of learnt actors.
+
+    Args:
+        config: Of the run.
+        observation_space: Of its environment.
+        action_space: Of its environment.
+        instructions: One actor is kept for each.
+        tensors: What `policy_state` gave, or a checkpoint; None for a fresh policy.
+        typical: Pictures by camera that a fresh policy's projection is fitted on.
+
+    Attributes:
+        agents: By instruction.
+        layout: Of the observations.
+        perception: None where there are no cameras.
+        deterministic: Act by the mode instead of a sample.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        observation_space: gym.Space[Any],
+        action_space: gym.Space[Any],
+        instructions: Sequence[str] = ("",),
+        tensors: Mapping[str, Tensor] | None = None,
+        typical: Mapping[str, NDArray[np.uint8]] | None = None,
+    ) -> None:
+        self.deterministic = False
+        self.layout = ObservationLayout(observation_space)
+        self.perception = (
+            Perception(config.vision, self.layout, config.seed, config.device) if self.layout.images else None
+        )
+        if self.perception is not None and tensors is not None:
+            self.perception.load(tensors)
+        elif self.perception is not None and typical is not None:
+            self.perception.fit(typical)
+        encoder = self.perception.encoder if self.perception is not None else None
+        (actions,) = action_space.shape or (0,)
+        self.agents = {
+            instruction: SACAgent(
+                self.layout.size, actions, config.agent, config.seed + 10_000 * i, config.device, encoder
+            )
+            for i, instruction in enumerate(instructions)
+        }
+
+    @classmethod
+    def load(cls, config: TrainConfig, env: Env, tensors: Mapping[str, Tensor]) -> "Policy":
+        """A published policy, deterministic.
+
+        Raises:
+            ShapeError: It was trained on other observations or actions.
+        """
+        policy = cls(config, env.observation_space, env.action_space, instructions_of(env), tensors)
+        policy.load_policy_state(tensors)
+        policy.deterministic = True
+        return policy
+
+    def act(self, observation: Any, instruction: str = "") -> NDArray[np.float32]:
+        """The action of the instruction's actor, in [-1, 1], shape (A,)."""
+        agent = self.agent(instruction)
+        if self.perception is None:
+            return agent.act(self.layout.flatten(observation), self.deterministic)
+        leaves = self.layout.split(observation)
+        images = {
+            name: torch.from_numpy(self.perception.look_newest(name, leaves[name])[:, 0])
+            for name in self.perception.cameras
+        }
+        return agent.act(self.layout.flatten_columns(leaves, ()), self.deterministic, images)
+
+    def agent(self, instruction: str) -> SACAgent:
+        """The agent of an instruction; with one agent, that one whatever is said.
+
+        Raises:
+            ConfigError: Several, and none for this instruction.
+        """
+        if len(self.agents) == 1:
+            return next(iter(self.agents.values()))
+        if instruction not in self.agents:
+            raise ConfigError(f"No policy for the instruction {instruction!r}; there are {list(self.agents)}.")
+        return self.agents[instruction]
+
+    def policy_state(self) -> dict[str, Tensor]:
+        """A copy, on the CPU, of what acting needs."""
+        return self._seen() | named({i: a.policy_state() for i, a in enumerate(self.agents.values())})
+
+    def load_policy_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over what `policy_state` gave. The projection must be the one this policy was made with."""
+        for agent, own in zip(self.agents.values(), unnamed(tensors, len(self.agents)), strict=True):
+            agent.load_policy_state(own)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """A copy of everything that learns, on the CPU."""
+        return self._seen() | named({i: a.state_dict() for i, a in enumerate(self.agents.values())})
+
+    def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
+        """Continue where `state_dict` was taken."""
+        for agent, own in zip(self.agents.values(), unnamed(tensors, len(self.agents)), strict=True):
+            agent.load_state_dict(own)
+
+    def _seen(self) -> dict[str, Tensor]:
+        return {} if self.perception is None else self.perception.state()
+
+
+def named(states: Mapping[int, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Tensors of several agents under one roof: those of the second begin with `1/`, and so on."""
+    return {f"{i}/{name}" if i else name: value for i, state in states.items() for name, value in state.items()}
+
+
+def unnamed(tensors: Mapping[str, Tensor], count: int) -> list[dict[str, Tensor]]:
+    """What `named` put together, apart again."""
+    first = {name: value for name, value in tensors.items() if "/" not in name.split("vision.")[0]}
+    rest = ({n.removeprefix(f"{i}/"): v for n, v in tensors.items() if n.startswith(f"{i}/")} for i in range(1, count))
+    return [first, *rest]
