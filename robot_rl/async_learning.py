@@ -178,7 +178,8 @@ class AsyncLearner:
             self._published = time.monotonic()
 
     def _checkpoint(self) -> None:
-        facts = {"step": self.step, "rows": self._read, **self.learner.facts()}
+        counted = {"step": self.step, "rows": self._read, "episode": self._closed, "successes": list(self.successes)}
+        facts = {**counted, **self.learner.facts()}
 
         def save() -> None:
             self._checkpoints.save(self.learner.policy.state_dict(), facts)

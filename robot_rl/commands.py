@@ -1,7 +1,9 @@
 """The learning room's commands: train, eval, render, demo, bench."""
 
+import contextlib
 import signal
 import sys
+from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,7 +14,7 @@ from robot_rl.errors import ConfigError, DeviceError
 
 INTERRUPTED = 130  # what a shell expects of a process that Ctrl-C ended
 
-__all__ = ["bench", "demo", "evaluate_run", "render", "train"]
+__all__ = ["actor", "bench", "demo", "evaluate_run", "learner", "render", "train"]
 
 Task = Annotated[
     str, arg(metavar="TASK", help="pick_cube, reach, ... (robot-rl tasks lists them) or gymnasium:FetchReach-v4")
@@ -50,6 +52,9 @@ def train(  # noqa: PLR0913 (the command line's options)
     set: Annotated[  # noqa: A002 (the flag's name)
         tuple[str, ...], arg(metavar="KEY=VALUE", help="Any setting, for example: --set agent.critics=5 env.arm=ur5e")
     ] = (),
+    asynchronous: Annotated[
+        bool, arg(name="async", help="Act and learn in two processes; the arm never waits for the learner")
+    ] = False,
     evaluate: Annotated[bool, arg(help="Evaluate and film when training ends")] = True,
 ) -> int:
     """Learn a task; everything about the run lies in one directory.
@@ -63,10 +68,12 @@ def train(  # noqa: PLR0913 (the command line's options)
 
     if resume is not None:
         if task or config or set or rehearse or any(v is not None for v in (run, seed, demos, cell)):
-            raise ConfigError("--resume continues a run as it was configured; only --steps may be given with it.")
+            raise ConfigError(
+                "--resume continues a run as it was configured; only --steps and --async may be given with it."
+            )
         directory, settings = RunDirectory.open(resume)
         settings = settings if steps is None else replace(settings, steps=steps)
-        return _train(settings, directory, f"{settings.task}, resumed", evaluate)
+        return _train(settings, directory, f"{settings.task}, resumed", evaluate, asynchronous)
     settings = named_preset(preset, task)
     if config is not None:
         settings = load_config(config, settings)
@@ -83,10 +90,12 @@ def train(  # noqa: PLR0913 (the command line's options)
         print("No demonstrations to start from: using preset scratch, which explores from nothing.", file=sys.stderr)
         return train(
             task, "scratch", seed=seed, steps=steps, demos="none", run=run, cell=cell, rehearse=rehearse, config=config,
-            set=set, evaluate=evaluate,
+            set=set, asynchronous=asynchronous, evaluate=evaluate,
         )  # fmt: skip
     directory = RunDirectory.create(resolved, run)
-    return _train(resolved, directory, f"{resolved.task}, preset {preset}, seed {resolved.seed}", evaluate)
+    return _train(
+        resolved, directory, f"{resolved.task}, preset {preset}, seed {resolved.seed}", evaluate, asynchronous
+    )
 
 
 def _place(cell: str | None, rehearse: bool) -> dict[str, Any]:
@@ -105,29 +114,24 @@ def _twin_only(env: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in env.items() if key not in ("cell", "rehearse")}
 
 
-def _train(settings: Any, directory: Any, title: str, evaluate: bool) -> int:
+def _train(settings: Any, directory: Any, title: str, evaluate: bool, asynchronous: bool) -> int:
     from robot_rl.metrics import read_metrics
     from robot_rl.plots import learning_curve
     from robot_rl.progress import TrainingProgress
-    from robot_rl.training import Trainer, describe
 
     print(f"Run: {directory.path}", flush=True)
     with TrainingProgress(title) as progress:
-        trainer = Trainer(settings, directory, progress)
-        handlers = {s: signal.signal(s, lambda *_: _stop(trainer)) for s in (signal.SIGINT, signal.SIGTERM)}
         try:
-            reason = trainer.train()
+            run = _run_async if asynchronous else _run_in_step
+            reason, words = run(settings, directory, progress)
         except KeyboardInterrupt:
             print(
-                f"Interrupted twice, at step {trainer.step}: what was saved before is safe. "
-                f"Go on with: robot-rl train --resume {directory.path}",
+                f"Interrupted twice: what was saved before is safe. Go on with: robot-rl train --resume "
+                f"{directory.path}{' --async' if asynchronous else ''}",
                 file=sys.stderr,
             )
             return INTERRUPTED
-        finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
-    print(describe(reason, trainer))
+    print(words)
     rows = read_metrics(directory.metrics) if directory.metrics.is_file() else []  # none before the first step
     if rows:
         print(f"Curve: {learning_curve(rows, directory.plots / 'learning_curve.png', title)}")
@@ -139,15 +143,76 @@ def _train(settings: Any, directory: Any, title: str, evaluate: bool) -> int:
     return 0
 
 
+def _run_in_step(settings: Any, directory: Any, progress: Any) -> tuple[str, str]:
+    from robot_rl.training import Trainer, describe
+
+    trainer = Trainer(settings, directory, progress)
+    with _ending_in_order(trainer):
+        reason = trainer.train()
+    return reason, describe(reason, trainer)
+
+
+def _run_async(settings: Any, directory: Any, progress: Any) -> tuple[str, str]:
+    from robot_rl.processes import AsyncRun
+
+    both = AsyncRun(directory, progress)
+    with _ending_in_order(both):
+        ended = both.watch(settings.steps)
+    if ended:
+        return "ended", f"Training ended; what actor and learner said: {directory.path / 'logs'}"
+    return "stopped", f"You stopped it; it is saved. Go on with: robot-rl train --resume {directory.path} --async"
+
+
+@contextlib.contextmanager
+def _ending_in_order(work: Any) -> Generator[None]:
+    """SIGINT or SIGTERM asks it to end; a second one ends at once."""
+    handlers = {s: signal.signal(s, lambda *_: _stop(work)) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def actor(run: Positional[Run]) -> int:
+    """Act in a run: the newest policy to the arm, every step to the store. The learner may run, or not, or die."""
+    from robot_rl.actor import Actor
+    from robot_rl.progress import TrainingProgress
+    from robot_rl.run_directory import RunDirectory
+
+    directory, settings = RunDirectory.open(run)
+    with TrainingProgress(f"acting for {run}") as progress:
+        one = Actor(settings, directory, progress)
+        with _ending_in_order(one):
+            reason = one.act()
+    print(f"The actor ended ({reason}) at step {one.state.step}.")
+    return 0
+
+
+def learner(run: Positional[Run]) -> int:
+    """Learn in a run: episodes in, policies out. The actor may run, or not, or die."""
+    from robot_rl.async_learning import AsyncLearner
+    from robot_rl.progress import TrainingProgress
+    from robot_rl.run_directory import RunDirectory
+
+    directory, settings = RunDirectory.open(run)
+    with TrainingProgress(f"learning for {run}") as progress:
+        one = AsyncLearner(settings, directory, progress)
+        with _ending_in_order(one):
+            reason = one.learn()
+    print(f"The learner ended ({reason}) at step {one.step}.")
+    return 0
+
+
 def _at_least_one(name: str, value: int) -> None:
     if value < 1:
         raise ConfigError(f"--{name} is {value}; it must be at least 1.")
 
 
-def _stop(trainer: Any) -> None:
-    if trainer.stop_requested:
+def _stop(work: Any) -> None:
+    if work.stop_requested:
         raise KeyboardInterrupt
-    trainer.stop_requested = True
+    work.stop_requested = True
 
 
 def evaluate_run(

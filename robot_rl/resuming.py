@@ -58,7 +58,8 @@ class LoopState:
 
     def restore(self, facts: Mapping[str, Any]) -> None:
         """Take over what `facts` gave. Steps and episodes are counted from the store, which may be further."""
-        self.random.bit_generator.state = facts["random"]
+        if "random" in facts:  # an asynchronous learner draws no actions
+            self.random.bit_generator.state = facts["random"]
         self.successes.extend(facts["successes"])
 
 

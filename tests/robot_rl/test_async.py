@@ -1,0 +1,150 @@
+"""Actor and learner as processes of their own: in any order, killed at any moment, nothing lost or counted twice."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from robot_rl.commands import train
+from robot_rl.errors import LinkError, StoreError
+from robot_rl.metrics import read_metrics
+from robot_rl.processes import AsyncRun
+from robot_rl.progress import TrainingProgress
+from robot_rl.run_directory import RunDirectory, load_tensors
+from robot_rl.store import EpisodeStore
+
+SETTINGS = (
+    "steps=150", "demos=2", "bc_updates=20", "batch_size=32", "utd_ratio=1", "eval_episodes=0",
+    "checkpoint_every_s=0.2", "agent.hidden_sizes=[32,32]",
+)  # fmt: skip
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run that is configured and has not begun."""
+    from robot_rl.config import assignments, overlay, preset
+    from robot_rl.preparation import resolve
+
+    return RunDirectory.create(
+        resolve(overlay(preset("fast", "reach"), assignments(SETTINGS), "here")), tmp_path / "run"
+    )
+
+
+def start(role, run):
+    return subprocess.Popen(
+        [sys.executable, "-m", "robot_rl.cli", role, str(run.path)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def steps_on_disk(run):
+    try:
+        return sum(record.length for record in EpisodeStore.open(run.episodes).episode_table())
+    except StoreError:
+        return 0
+
+
+def ends_well(process):
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    return out
+
+
+def check_finished(run, steps=150):
+    """Every step is stored once and learnt from once; the updates are exactly as many as the ratio says."""
+    assert steps_on_disk(run) == steps
+    _, facts = run.checkpoints.load()
+    assert facts["step"] == steps
+    assert facts["rows"] == EpisodeStore.open(run.episodes).rows
+    _, published = load_tensors(run.policy)
+    assert published["update"] == steps
+    rows = read_metrics(run.metrics)
+    logged = [row["step"] for row in rows]
+    assert logged == sorted(set(logged)), "no episode is logged twice"
+    versions = EpisodeStore.open(run.episodes).read(columns=["policy_version", "final"])
+    taken = versions["policy_version"][~versions["final"]]
+    assert (np.diff(taken) >= 0).all(), "an older policy never follows a newer one"
+    assert taken.max() <= steps
+    assert all("staleness_updates" in row for row in rows)
+
+
+@pytest.mark.parametrize("order", [("actor", "learner"), ("learner", "actor")])
+def test_they_start_in_any_order(run, order):
+    first = start(order[0], run)
+    time.sleep(1.0)
+    second = start(order[1], run)
+    for process in (first, second):
+        ends_well(process)
+    check_finished(run)
+
+
+def test_killed_at_random_moments_they_go_on(run):
+    """SIGKILL, both of them, again and again; each comes back and the end is what it would have been."""
+    random = np.random.default_rng(0)
+    processes = {role: start(role, run) for role in ("actor", "learner")}
+    for kill in range(6):
+        role = ("learner", "actor")[kill % 2]
+        time.sleep(random.uniform(0.5, 3.0))
+        acknowledged = steps_on_disk(run)
+        os.kill(processes[role].pid, signal.SIGKILL)
+        processes[role].communicate()
+        assert steps_on_disk(run) >= acknowledged
+        processes[role] = start(role, run)
+    for process in processes.values():
+        ends_well(process)
+    check_finished(run)
+
+
+def test_a_second_learner_is_refused(run):
+    one = start("learner", run)
+    while not (run.path / "checkpoints" / "learner.lock").exists():
+        time.sleep(0.05)
+    time.sleep(0.2)
+    two = start("learner", run)
+    _, err = two.communicate(timeout=60)
+    one.send_signal(signal.SIGTERM)
+    assert "learner ended (stopped)" in ends_well(one)
+    assert two.returncode == 2
+    assert "StoreError" in err
+
+
+def test_one_command_runs_both_and_either_way_goes_on(tmp_path, capsys):
+    path = tmp_path / "run"
+    assert train("reach", run=path, set=SETTINGS, asynchronous=True) == 0
+    run = RunDirectory(path)
+    check_finished(run)
+    assert "logs" in capsys.readouterr().out
+    assert train(resume=path, steps=170) == 0  # in step
+    assert steps_on_disk(run) == 170
+    config = (path / "config.yaml").read_text().replace("steps: 150", "steps: 190", 1)
+    (path / "config.yaml").write_text(config)
+    assert train(resume=path, asynchronous=True) == 0
+    assert steps_on_disk(run) == 190
+    _, facts = run.checkpoints.load()
+    assert facts["step"] == 190
+
+
+def test_a_process_that_dies_is_started_anew_and_one_that_complains_ends_the_run(run, monkeypatch):
+    both = AsyncRun(run, TrainingProgress("test", plain_interval_s=1e9))
+    real, killed = both._look_after, []
+
+    def look_after(role):
+        if role == "learner" and not killed and steps_on_disk(run) > 30:
+            killed.append(role)
+            os.kill(both._processes[role].pid, signal.SIGKILL)
+            both._processes[role].wait()
+        real(role)
+
+    monkeypatch.setattr(both, "_look_after", look_after)
+    assert both.watch(150)
+    check_finished(run)
+    events = [json.loads(line) for line in (run.path / "events.jsonl").read_text().splitlines()]
+    assert [e["role"] for e in events if e["event"] == "restarted"] == ["learner"]
+    (run.path / "config.yaml").write_text("task: nonsense\n")
+    with pytest.raises(LinkError, match=r"exit code 2.*nonsense"):
+        AsyncRun(run, TrainingProgress("test", plain_interval_s=1e9)).watch(150)
