@@ -98,7 +98,7 @@ def _record_into(
                 f"Only {kept} of {tried} attempts succeeded; {episodes} demonstrations were asked for. "
                 f"What succeeded lies in {store.path}. Lower the script's noise, or mend the script."
             )
-        first, _ = env.reset(seed=seed + tried)
+        first, _ = env.reset(seed=seed + tried, options={"place_objects": True})
         instruction = str(getattr(env.unwrapped, "instruction", ""))
         steps: list[dict[str, Any]] = []
         observation, over, info = first, False, {}

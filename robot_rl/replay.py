@@ -88,6 +88,12 @@ class ReplayBuffer:
         """Number of transitions that can be drawn."""
         return self._valid_count
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the whole ring, pictures and all."""
+        own = (self._observation, self._action, self._reward, self._terminated, self._linked, self._valid)
+        return sum(array.nbytes for array in (*own, *self._images.values()))
+
     def begin_episode(self, observation: object) -> None:
         """Begin an episode; one still open is closed with its last observation as it is.
 

@@ -40,6 +40,7 @@ Array = NDArray[np.float64]
 Observation = dict[str, Any]
 
 GRIPPER_THRESHOLD = 0.5  # |action| above it opens (+) or closes (-); below, the gripper keeps its command
+LATE = 0.5  # of a period that a step may begin late before the pace is shifted
 LOOK_S = 5.0  # how long a reset waits for objects to come into view
 PUT_BACK_S = 60.0  # how long it waits for a person to bring back a lost one
 
@@ -66,7 +67,8 @@ class RobotEnv(gym.Env[Observation, NDArray[np.float32]]):
 
     **Instruction**: `instruction` says what the current episode asks for, chosen by `reset`; `instructions` are all
     there can be. With `reset_free` a reset returns only the arm, and the objects stay where the last episode left them;
-    they are placed (`info["object_placed"]`) in the environment's first reset, and when one is lost.
+    they are placed (`info["object_placed"]`) in the environment's first reset, when one is lost, and on request:
+    `reset(options={"place_objects": True})`, as demonstrations ask for, so that they begin everywhere.
 
     Args:
         task: What is to be learnt.
@@ -177,6 +179,8 @@ class RobotEnv(gym.Env[Observation, NDArray[np.float32]]):
             DeviceError: A device failed, the arm's fault persists, or too many episodes in a row ended in a fault.
         """
         super().reset(seed=seed, options=options)
+        if (options or {}).get("place_objects") and self.cell.stage is not None:
+            self._placed = False
         info: dict[str, Any] = {"success": False}
         while True:
             self._recover(info)
@@ -231,9 +235,11 @@ class RobotEnv(gym.Env[Observation, NDArray[np.float32]]):
             )
         values = np.clip(values, -1.0, 1.0)
         self._fault = ""
-        # A step that came late (a slow learner in the same process) is not made up for by shorter ones.
+        period = self.task.spec.control_period_s
+        # Choosing the action took time; the steps keep their pace. One that came much too late (a learner in the same
+        # process) is not made up for by shorter ones.
         now = self.cell.clock.now() if self.cell.twin is None else self._deadline
-        self._deadline = max(self._deadline, now) + self.task.spec.control_period_s
+        self._deadline = period + (now if now - self._deadline > LATE * period else self._deadline)
         try:
             try:
                 self.arm.command(self._target(values))
@@ -263,6 +269,11 @@ class RobotEnv(gym.Env[Observation, NDArray[np.float32]]):
     def render(self) -> NDArray[np.uint8] | None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The front camera's picture."""
         return self.cell.cameras["front"].read().image.copy() if self.render_mode == "rgb_array" else None
+
+    def hold(self) -> None:
+        """Hold the measured pose; the next step moves on from there."""
+        with suppress(DeviceError, SafetyError, LinkError):
+            self.arm.stop()
 
     def close(self) -> None:
         """Let go of the cell."""
