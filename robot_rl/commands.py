@@ -32,7 +32,9 @@ def train(  # noqa: PLR0913 (the command line's options)
     task: Annotated[
         Positional[str], arg(metavar="[TASK]", help="As listed by robot-rl tasks, or gymnasium:FetchReach-v4")
     ] = "",
-    preset: Annotated[str, arg(help="Hyper-parameters: fast (default), scratch, serl, hil_serl")] = "fast",
+    preset: Annotated[
+        str, arg(help="Hyper-parameters: fast (default), pixels (cameras), scratch, serl, hil_serl")
+    ] = "fast",
     seed: Annotated[int | None, arg(help="Of everything; the same seed gives the same run")] = None,
     steps: Annotated[int | None, arg(help="Environment steps")] = None,
     demos: Annotated[

@@ -218,31 +218,36 @@ def _plain(value: Any) -> Any:
     return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
 
 
+_FAST = TrainConfig(
+    task="",
+    agent=AgentConfig(
+        critics=2,
+        policy_delay=16,
+        std_init=0.08,
+        std_max=0.1,
+        target_entropy_per_action=-1.7,
+        bc_weight=30.0,
+        observation_clip=5.0,
+        fine_scales=(3.0, 10.0),
+    ),
+    steps=6_000,
+    stop_at_success=0.98,
+    keep_successes=True,
+    utd_ratio=4.0,
+    n_step=3,
+    gamma=0.95,
+    bound_returns=True,
+    bc_updates=1000,
+    learning_starts=0,
+    actor_starts=300,
+    random_steps=0,
+    normalise=True,
+)
+
 PRESETS: dict[str, TrainConfig] = {
-    "fast": TrainConfig(
-        task="",
-        agent=AgentConfig(
-            critics=2,
-            policy_delay=16,
-            std_init=0.08,
-            std_max=0.1,
-            target_entropy_per_action=-1.7,
-            bc_weight=30.0,
-            observation_clip=5.0,
-            fine_scales=(3.0, 10.0),
-        ),
-        steps=6_000,
-        stop_at_success=0.98,
-        keep_successes=True,
-        utd_ratio=4.0,
-        n_step=3,
-        gamma=0.95,
-        bound_returns=True,
-        bc_updates=1000,
-        learning_starts=0,
-        actor_starts=300,
-        random_steps=0,
-        normalise=True,
+    "fast": _FAST,
+    "pixels": replace(
+        _FAST, env={"observations": "vision"}, agent=replace(_FAST.agent, policy_delay=4), steps=20_000,
     ),
     "scratch": TrainConfig(
         task="",
@@ -263,5 +268,6 @@ PRESETS: dict[str, TrainConfig] = {
     ),
 }  # fmt: skip
 """`fast`: ours, and the default: the actor is cloned from the demonstrations and then improved close to them, with
-little noise. `scratch`: what `fast` becomes where there are no demonstrations. `serl` and `hil_serl`: the published
-hyper-parameters of those two systems (SERL's state learner with UTD 8, HIL-SERL's two critics with UTD 2)."""
+little noise. `pixels`: the same from cameras, with more actor updates and more steps. `scratch`: what `fast` becomes
+where there are no demonstrations. `serl` and `hil_serl`: the published hyper-parameters of those two systems (SERL's
+state learner with UTD 8, HIL-SERL's two critics with UTD 2)."""

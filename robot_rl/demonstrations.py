@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from robot_rl.environments import Env
+from robot_rl.environments import Env, instructions_of
 from robot_rl.errors import ConfigError, StoreError
 from robot_rl.operators import Operator
 from robot_rl.store import EpisodeStore
@@ -49,7 +49,7 @@ def record(  # noqa: PLR0913 (each by keyword)
         env: Where.
         operator: Who acts.
         path: The store to make.
-        episodes: How many successes to record.
+        episodes: How many successes to record, of each instruction that the environment gives.
         seed: Of the first episode; each further one takes the next.
         task: Written into the store, so that it is not taken for another's.
         options: Of the environment, written beside it.
@@ -92,10 +92,12 @@ def _record_into(
     stop: Callable[[], bool],
 ) -> None:
     kept = tried = 0
-    while kept < episodes and not stop():
-        if tried >= ATTEMPTS_PER_EPISODE * episodes:
+    of_each = dict.fromkeys(instructions_of(env), 0)
+    wanted = episodes * len(of_each)
+    while kept < wanted and not stop():
+        if tried >= ATTEMPTS_PER_EPISODE * wanted:
             raise ConfigError(
-                f"Only {kept} of {tried} attempts succeeded; {episodes} demonstrations were asked for. "
+                f"Only {kept} of {tried} attempts succeeded; {wanted} demonstrations were asked for. "
                 f"What succeeded lies in {store.path}. Lower the script's noise, or mend the script."
             )
         first, _ = env.reset(seed=seed + tried, options={"place_objects": True})
@@ -117,7 +119,8 @@ def _record_into(
             )
             over = terminated or truncated
         tried += 1
-        if succeeded(info):
+        if succeeded(info) and of_each.setdefault(instruction, 0) < episodes:
+            of_each[instruction] += 1
             store.begin_episode(first, instruction=instruction)
             for step in steps:
                 store.append(**step, source=source)

@@ -10,9 +10,15 @@ import numpy as np
 
 from robot_rl.errors import ConfigError, RobotRLError
 
-__all__ = ["Env", "make", "return_range", "task_ids"]
+__all__ = ["Env", "instructions_of", "make", "return_range", "task_ids"]
 
 Env = gym.Env[Any, np.ndarray]
+
+
+def instructions_of(env: Env) -> tuple[str, ...]:
+    """Every instruction an episode may come with; an environment of one task has one, or names none."""
+    own = env.unwrapped
+    return tuple(getattr(own, "instructions", (getattr(own, "instruction", ""),)))
 
 
 def task_ids() -> dict[str, str]:

@@ -11,18 +11,12 @@ from torch import Tensor
 
 from robot_rl.agent import SACAgent
 from robot_rl.config import TrainConfig
-from robot_rl.environments import Env
+from robot_rl.environments import Env, instructions_of
 from robot_rl.errors import ConfigError
 from robot_rl.observation import ObservationLayout
 from robot_rl.perception import Perception
 
-__all__ = ["Policy", "instructions_of"]
-
-
-def instructions_of(env: Env) -> tuple[str, ...]:
-    """Every instruction an episode may come with; an environment of one task has one, or names none."""
-    own = env.unwrapped
-    return tuple(getattr(own, "instructions", (getattr(own, "instruction", ""),)))
+__all__ = ["Policy"]
 
 
 class Policy:

@@ -9,8 +9,10 @@ import numpy as np
 
 from robot_rl.config import TrainConfig
 from robot_rl.demonstrations import record, scripted_expert
-from robot_rl.environments import Env, make, return_range
+from robot_rl.environments import Env, instructions_of, make, return_range
 from robot_rl.errors import ConfigError
+from robot_rl.observation import ObservationLayout
+from robot_rl.perception import Perception
 from robot_rl.progress import TrainingProgress
 from robot_rl.run_directory import RunDirectory
 from robot_rl.store import EpisodeStore
@@ -28,6 +30,9 @@ def resolve(config: TrainConfig) -> TrainConfig:
     """
     env = make(config.task, config.env)
     try:
+        layout = ObservationLayout(env.observation_space)
+        if layout.images:
+            Perception(config.vision, layout, config.seed)  # an encoder that cannot be loaded is found now
         bounds = return_range(env)
         if config.bound_returns and bounds is not None:
             config = replace(config, agent=replace(config.agent, return_min=bounds[0], return_max=bounds[1]))
@@ -88,7 +93,9 @@ def open_demonstrations(
     unfinished = path.with_name(path.name + ".partial")
     if unfinished.is_dir():
         shutil.rmtree(unfinished)  # an earlier start was cut short; the same seed records the same again
-    progress.phase(f"recording {config.demos} demonstrations by the task's script", int(config.demos))
+    progress.phase(
+        f"recording {config.demos} demonstrations by the task's script", int(config.demos) * len(instructions_of(env))
+    )
     expert = scripted_expert(env, np.random.default_rng([config.seed, 4]), config.demo_noise)
     if expert is None:
         raise ConfigError(f"{config.task} has no scripted expert; give --demos PATH or --demos none.")

@@ -7,9 +7,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from robot_rl.config import TrainConfig
-from robot_rl.environments import Env
+from robot_rl.environments import Env, instructions_of
 from robot_rl.errors import ConfigError, StoreError
-from robot_rl.policy import instructions_of
 from robot_rl.progress import TrainingProgress
 from robot_rl.run_directory import RunDirectory
 from robot_rl.store import EpisodeStore

@@ -10,10 +10,8 @@ from numpy.typing import NDArray
 
 from robot_rl.environments import Env
 from robot_rl.observation import ObservationLayout
-from robot_rl.store import EpisodeStore
-from robot_rl.store_records import EpisodeRecord
 
-__all__ = ["LoopState", "OpenEpisode", "ended_in_success", "repeat_episode"]
+__all__ = ["LoopState", "OpenEpisode", "repeat_episode"]
 
 Step = tuple[Any, float, bool, bool, Any]
 """Action, reward, terminated, truncated, next observation: as `ReplayBuffer.add` takes it."""
@@ -61,15 +59,6 @@ class LoopState:
         if "random" in facts:  # an asynchronous learner draws no actions
             self.random.bit_generator.state = facts["random"]
         self.successes.extend(facts["successes"])
-
-
-def ended_in_success(store: EpisodeStore, records: list[EpisodeRecord]) -> list[bool]:
-    """Whether each closed episode's last step was a success: what the loop went by when the episode ended."""
-    if not records:
-        return []
-    first = records[0].start
-    success = store.read(first, records[-1].stop, ["success"])["success"]
-    return [bool(success[record.stop - 2 - first]) for record in records]
 
 
 @dataclass(frozen=True)

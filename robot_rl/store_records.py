@@ -21,7 +21,7 @@ class EpisodeRecord:
         stop: One past its last row, the final one included.
         length: Steps taken.
         total_reward: Undiscounted sum of the rewards.
-        success: A step was marked as a success.
+        success: It ended in success: its last step is marked as one.
         sources: Steps by whose action it was, for example {"policy": 18, "human": 2}.
         instruction: Text it began with.
         terminated: The task ended.
@@ -75,7 +75,7 @@ def extend_records(
                 stop=first_row + stop,
                 length=steps.stop - steps.start,
                 total_reward=float(columns["reward"][steps].sum(dtype=np.float64)),
-                success=bool(columns["success"][steps].any()),
+                success=bool(columns["success"][steps][-1:].any()),
                 sources={name: count for name, count in zip(SOURCES, counts, strict=False) if count},
                 instruction=instructions[int(columns["instruction"][start])],
                 terminated=bool(columns["terminated"][steps].any()),

@@ -9,15 +9,14 @@ import numpy as np
 
 from robot_rl.config import TrainConfig
 from robot_rl.demonstrations import succeeded
-from robot_rl.environments import Env, make
+from robot_rl.environments import Env, instructions_of, make
 from robot_rl.errors import DeviceError, LinkError, SafetyError, StoreError
 from robot_rl.learner import Learner, Skill
 from robot_rl.metrics import MetricsWriter
-from robot_rl.policy import instructions_of
 from robot_rl.preparation import open_demonstrations
 from robot_rl.progress import TrainingProgress
 from robot_rl.recording import STOP_WINDOW, checkpoint_if_room, commit_patiently, open_episodes, reason_to_end
-from robot_rl.resuming import LoopState, ended_in_success, repeat_episode
+from robot_rl.resuming import LoopState, repeat_episode
 from robot_rl.run_directory import RunDirectory, save_tensors
 
 __all__ = ["Trainer", "describe", "publish"]
@@ -234,7 +233,7 @@ class Trainer:
         later = store.rows - facts["rows"]
         if later:
             self.progress.log(f"{later} rows were stored after the last checkpoint; they are kept and learnt from.")
-            state.successes.extend(ended_in_success(store, whole)[facts["episode"] :])
+            state.successes.extend(record.success for record in whole[facts["episode"] :])
         state.step, state.episode = sum(record.length for record in whole), len(whole)
         for record in whole:
             self.learner.learn_from(store, record, record.start, record.stop)

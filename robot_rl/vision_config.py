@@ -14,7 +14,7 @@ class VisionConfig:
         channels: Principal directions of the trunk's features that are kept.
         embeddings: Learned spatial weightings of each channel (SERL's spatial learned embeddings).
         width: Of each camera's part of the latent.
-        dropout: Of the embeddings in training (SERL's 0.1).
+        dropout: Of the embeddings in training; SERL has 0.1.
         shifts: Cached versions of each picture: itself, and this many less one shifted at random.
         shift_pixels: Largest shift each way [pixels].
     """
@@ -23,7 +23,7 @@ class VisionConfig:
     channels: int = 32
     embeddings: int = 8
     width: int = 64
-    dropout: float = 0.1
+    dropout: float = 0.0
     shifts: int = 4
     shift_pixels: int = 4
 

@@ -40,6 +40,7 @@ Array = NDArray[np.float64]
 Observation = dict[str, Any]
 
 GRIPPER_THRESHOLD = 0.5  # |action| above it opens (+) or closes (-); below, the gripper keeps its command
+STUCK_AFTER = 3  # episodes in a row without success
 LATE = 0.5  # of a period that a step may begin late before the pace is shifted
 LOOK_S = 5.0  # how long a reset waits for objects to come into view
 PUT_BACK_S = 60.0  # how long it waits for a person to bring back a lost one
@@ -67,7 +68,8 @@ class RobotEnv(gym.Env[Observation, NDArray[np.float32]]):
 
     **Instruction**: `instruction` says what the current episode asks for, chosen by `reset`; `instructions` are all
     there can be. With `reset_free` a reset returns only the arm, and the objects stay where the last episode left them;
-    they are placed (`info["object_placed"]`) in the environment's first reset, when one is lost, and on request:
+    they are placed (`info["object_placed"]`) in the environment's first reset, when one is lost, when three episodes in
+    a row have not succeeded (as a person would, where an object cannot be got at), and on request:
     `reset(options={"place_objects": True})`, as demonstrations ask for, so that they begin everywhere.
 
     Args:
@@ -124,6 +126,7 @@ class RobotEnv(gym.Env[Observation, NDArray[np.float32]]):
         self._closed = False
         self._deadline = 0.0
         self._last: Observation = {}
+        self._unsuccessful = 0  # episodes begun since the last success or placing
         self._fault, self._faults = "", 0
         self.return_range = None if self._dense else (0.0, 1.0)
 
@@ -179,7 +182,8 @@ class RobotEnv(gym.Env[Observation, NDArray[np.float32]]):
             DeviceError: A device failed, the arm's fault persists, or too many episodes in a row ended in a fault.
         """
         super().reset(seed=seed, options=options)
-        if (options or {}).get("place_objects") and self.cell.stage is not None:
+        stuck = self._unsuccessful >= STUCK_AFTER
+        if ((options or {}).get("place_objects") or stuck) and self.cell.stage is not None:
             self._placed = False
         info: dict[str, Any] = {"success": False}
         while True:
@@ -211,6 +215,7 @@ class RobotEnv(gym.Env[Observation, NDArray[np.float32]]):
         self._placed = True
         if self.reset_free:
             info["object_placed"] = not kept
+        self._unsuccessful = 1 + (0 if info["object_placed"] else self._unsuccessful) if self.reset_free else 0
         self.instruction = self.task.instruct(world)
         reference = world.arm.tcp_pose
         if self._frame == "base":
@@ -262,6 +267,7 @@ class RobotEnv(gym.Env[Observation, NDArray[np.float32]]):
         if self._fault or world is None:
             return self._last, 0.0, False, True, {"success": False, "fault": self._fault}
         success = self.task.success(world)
+        self._unsuccessful *= not success
         failure = not success and self.task.failure(world)
         reward = 1.0 if success else (self.task.dense_reward(world) if self._dense else 0.0)
         return self._last, reward, success or failure, False, {"success": success}

@@ -143,7 +143,10 @@ class BinRelocate(Task):
         return float(0.25 * near + 0.25 * max(lifted, across > 0.7) + 0.49 * across)
 
     def expert(self, world: World) -> Move:
-        """Above the object, down around it, close, up, across, down, open: told apart by where things are."""
+        """Above the object, down around it, close, up, across, down, open: told apart by where things are.
+
+        One motion fades into the next, since a policy cloned from hard switches hesitates at them.
+        """
         block, tcp = world.objects["object"], world.arm.tcp_pose
         offset = tcp[:3] - block[:3] - np.array([0.0, 0.0, GRASP])
         aside = float(np.linalg.norm(offset[:2]))
@@ -154,12 +157,12 @@ class BinRelocate(Task):
             return Move(np.array([tcp[0], tcp[1], height, *_down(tcp)]))
         if around and world.opening < 2 * HALF_SIZE + 0.004:
             x = np.clip(tcp[0], CENTRE_X - 0.035, CENTRE_X + 0.035)
-            clear = block[2] > RIDGE + HALF_SIZE + 0.005
-            if there:
-                return Move(np.array([x, tcp[1], HALF_SIZE + GRASP, *_down(tcp)]), close=True)
-            y = self._goal(world)[1] if clear else tcp[1]
-            return Move(np.array([x, y, RIDGE + HALF_SIZE + GRASP + 0.02, *_down(tcp)]), close=True)
-        height = block[2] + GRASP + (0.0 if aside < 0.012 else 0.04 + 0.5 * aside)
+            to_goal = self._goal(world)[1] - block[1]
+            clear = np.clip((block[2] - (RIDGE + HALF_SIZE - 0.01)) / 0.015, 0.0, 1.0)
+            far = np.clip((abs(to_goal) - 0.015) / 0.035, 0.0, 1.0)
+            y = tcp[1] + to_goal * (clear if far == 1.0 else 1.0)
+            return Move(np.array([x, y, HALF_SIZE + GRASP + far * (RIDGE + 0.02), *_down(tcp)]), close=True)
+        height = block[2] + GRASP + np.clip(6.0 * (aside - 0.006), 0.0, 0.04 + 0.5 * aside)
         return Move(np.array([block[0], block[1], height, *_down(block)]), close=around)
 
     def _goal(self, world: World) -> np.ndarray:

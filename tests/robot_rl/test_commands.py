@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from robot_rl import cli
 from robot_rl.demonstrations import record, scripted_expert
 from robot_rl.metrics import read_metrics
-from robot_rl.run_directory import RunDirectory
+from robot_rl.run_directory import RunDirectory, load_tensors
 from robot_rl.store import EpisodeStore
 from tests.robot_rl import toy
 
@@ -68,7 +69,9 @@ def refused(capsys, arguments):
         (["train", "reach", "--set", "env.arm=kuka"], ["kuka", "fr3"]),
         (["train", "reach", "--set", "env.colour=red"], ["colour"]),
         (["train", "reach", "--set", "env.max_steps=10s"], ["max_steps", "10s"]),
-        (["train", "reach", "--set", "env.observations=vision"], ["camera", "env.observations=state"]),
+        (["train", "reach", "--set", "env.observations=vision", "vision.encoder=nonsense"], ["nonsense", "timm:NAME"]),
+        (["train", "reach", "--set", "vision.shifts=0"], ["vision.shifts", "at least 1"]),
+        (["train", "reach", "--set", "utd=sometimes"], ["enforced or free"]),
         (["train", "reach", "--config", "absent.yaml"], ["absent.yaml"]),
         (["train", "reach", "--demos", "absent"], ["absent", "not an episode store"]),
         (["train", "CartPole-v1"], ["Discrete(2)", "continuous"]),
@@ -143,9 +146,10 @@ def test_the_task_may_stand_in_the_file(capsys, tmp_path):
     assert cli.main(["train", "--config", "first/config.yaml", "--run", "second", "--no-evaluate"]) == 0
     (_, one), (_, two) = RunDirectory.open("first"), RunDirectory.open("second")
     assert one == two
-    assert (tmp_path / "first/policy/policy.safetensors").read_bytes() == (
-        tmp_path / "second/policy/policy.safetensors"
-    ).read_bytes()
+    (first, _), (second, _) = (load_tensors(Path(run) / "policy/policy.safetensors") for run in ("first", "second"))
+    assert {name: t.numpy().tobytes() for name, t in first.items()} == {
+        name: t.numpy().tobytes() for name, t in second.items()
+    }
 
 
 def test_resume_takes_no_other_settings(capsys):
