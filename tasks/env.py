@@ -127,6 +127,7 @@ class RobotEnv(gym.Env[Observation, NDArray[np.float32]]):
         self._deadline = 0.0
         self._last: Observation = {}
         self._unsuccessful = 0  # episodes begun since the last success or placing
+        self._recovered = ""  # the fault that no successful reset has told of yet
         self._fault, self._faults = "", 0
         self.return_range = None if self._dense else (0.0, 1.0)
 
@@ -189,7 +190,10 @@ class RobotEnv(gym.Env[Observation, NDArray[np.float32]]):
         while True:
             self._recover(info)
             try:
-                return self._begin(info), info
+                first = self._begin(info)
+                if self._recovered:
+                    info["recovered_from"], self._recovered = self._recovered, ""
+                return first, info
             except (DeviceError, SafetyError, LinkError) as error:
                 if self.cell.twin is not None:
                     raise
@@ -340,7 +344,7 @@ class RobotEnv(gym.Env[Observation, NDArray[np.float32]]):
                 f"last: {fault} Nothing more is tried. Look at the cell, then go on."
             )
         self.arm.recover()
-        info["recovered_from"], self._fault = fault, ""
+        self._recovered, self._fault = fault, ""
 
     def _relative(self, pose: Array) -> Array:
         moved = compose(self._reference_inverse, pose)
