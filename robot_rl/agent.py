@@ -22,6 +22,7 @@ from robot_rl.agent_state import copy_into, to_cpu
 from robot_rl.batch import Batch
 from robot_rl.encoders import Encoder
 from robot_rl.errors import ShapeError
+from robot_rl.gripper_critic import GripperCritic
 from robot_rl.networks import Actor, Critics, TanhGaussian, softplus_inverse
 from robot_rl.optimiser import Adam
 
@@ -61,12 +62,16 @@ class SACAgent:
             self.encoders = {name: encoder(latent_dim, initial).to(device) for name in ("actor", "critics")}
             self.encoders["target_critics"] = copy.deepcopy(self.encoders["critics"]).requires_grad_(False).eval()
             latent_dim = self.encoders["actor"].output_dim
-        self.actor = Actor(latent_dim, action_dim, config, initial, device)
-        self.critics = Critics(latent_dim, action_dim, config, initial, device)
-        self.target_critics = Critics(latent_dim, action_dim, config, initial, device)
+        self.gripper = None
+        if config.gripper == "discrete":
+            self.gripper = GripperCritic(latent_dim, config, initial, device)
+        self.moved_dim = action_dim - (self.gripper is not None)  # of the actor and its critics
+        self.actor = Actor(latent_dim, self.moved_dim, config, initial, device)
+        self.critics = Critics(latent_dim, self.moved_dim, config, initial, device)
+        self.target_critics = Critics(latent_dim, self.moved_dim, config, initial, device)
         self.target_critics.parameters.requires_grad_(False).copy_(self.critics.parameters)
         self.raw_temperature = torch.full((1,), softplus_inverse(config.temperature_init), device=device)
-        self.target_entropy = action_dim * config.target_entropy_per_action
+        self.target_entropy = self.moved_dim * config.target_entropy_per_action
         self.observation_mean = torch.zeros(observation_dim, device=device)
         self.observation_std = torch.ones(observation_dim, device=device)
 
@@ -147,8 +152,11 @@ class SACAgent:
         with torch.no_grad():
             rows = torch.from_numpy(np.ascontiguousarray(observation, np.float32)).unsqueeze(0).to(self.device)
             seen = {name: value.to(self.device) for name, value in (images or {}).items()}
-            policy = self.actor(self.encode(rows, seen))
+            latent = self.encode(rows, seen)
+            policy = self.actor(latent)
             action = policy.mode() if deterministic else policy.action(self._noise(1, self._exploration))
+            if self.gripper is not None:
+                action = torch.cat((action, self.gripper.choose(latent)), -1)
             return action[0].cpu().numpy()
 
     def reseed_exploration(self, seed: int) -> None:
@@ -166,7 +174,17 @@ class SACAgent:
             Scalars as tensors; reading one (``float(metrics["critic_loss"])``) waits for the device.
         """
         self.updates += 1
-        metrics, latent = self._update_critics(batch)
+        metrics: Metrics = {}
+        if self.gripper is not None:
+            with torch.no_grad():
+                latents = (
+                    self.encode(batch.observation, batch.images),
+                    self.encode(batch.next_observation, batch.next_images),
+                )
+            metrics["gripper_loss"] = self.gripper.update(batch, *latents)
+            batch = self._without_gripper(batch)
+        more, latent = self._update_critics(batch)
+        metrics |= more
         due = self.updates % self.config.policy_delay == 0
         if due if update_actor is None else update_actor:
             metrics |= self._update_actor(batch, latent.detach())
@@ -246,16 +264,24 @@ class SACAgent:
 
     def pretrain_bc(self, batch: Batch) -> Metrics:
         """One behaviour-cloning step of the actor on the demonstration samples of a batch; nothing else moves."""
-        loss = self._imitation_loss(self.actor(self.encode(batch.observation, batch.images, train=True)), batch)
+        latent = self.encode(batch.observation, batch.images, train=True)
+        if self.gripper is not None:
+            self.gripper.imitate(batch, latent)
+            batch = self._without_gripper(batch)
+        loss = self._imitation_loss(self.actor(latent), batch)
         self._step_actor(loss)
         return {"imitation_loss": loss.detach()}
 
+    def _without_gripper(self, batch: Batch) -> Batch:
+        return batch._replace(action=batch.action[:, : self.moved_dim].contiguous())
+
     def _policy(self) -> dict[str, Tensor]:
-        return {
+        policy = {
             "actor": self.actor.parameters,
             "observation_mean": self.observation_mean,
             "observation_std": self.observation_std,
         }
+        return policy if self.gripper is None else policy | {"gripper": self.gripper.mlp.parameters}
 
     def policy_state(self) -> dict[str, Tensor]:
         """A copy, on the CPU, of what acting needs."""
@@ -284,10 +310,14 @@ class SACAgent:
             "target_critics": self.target_critics.parameters,
             "raw_temperature": self.raw_temperature,
         }
+        if self.gripper is not None:
+            own["target_gripper"] = self.gripper.target.parameters
         return self._policy() | own | self._encoder_state("actor", "critics", "target_critics")
 
     def _adams(self) -> dict[str, Adam]:
         named = {"actor": self._actor_adam, "critics": self._critic_adam, "temperature": self._temperature_adam}
+        if self.gripper is not None:
+            named["gripper"] = self.gripper.adam
         for reader, adams in self._encoder_adams.items():
             named |= {f"encoder.{reader}.{i}": adam for i, adam in enumerate(adams)}
         return named
@@ -320,7 +350,7 @@ class SACAgent:
         return chosen.to(self.device)
 
     def _noise(self, rows: int, generator: torch.Generator) -> Tensor:
-        return torch.randn(rows, self.action_dim, generator=generator).to(self.device)
+        return torch.randn(rows, self.moved_dim, generator=generator).to(self.device)
 
 
 def _critic_metrics(loss: Tensor, values: Tensor, target: Tensor) -> Metrics:

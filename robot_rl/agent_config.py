@@ -10,6 +10,7 @@ _CHOICES = {
     "critic_head": ("scalar", "hl_gauss"),
     "actor_value": ("mean", "min"),
     "bc_loss": ("mse", "nll"),
+    "gripper": ("continuous", "discrete"),
 }
 
 
@@ -47,6 +48,8 @@ class AgentConfig:
         entropy_backup: Whether the bootstrapped value contains the entropy term.
         bc_weight: Weight of the imitation term in the actor loss, on demonstration samples; 0 switches it off.
         bc_loss: Imitation term: ``mse`` to the mean action, or ``nll`` of the demonstrated one.
+        gripper: How the action's last number is chosen where it is a gripper's: ``continuous``, as the rest; or
+            ``discrete``: open, stay or close by a critic of its own, as HIL-SERL does (see env.gripper_penalty too).
         fused: Use the fused CPU kernels (ignored on other devices); the plain torch path gives the same numbers up
             to float32 rounding.
     """
@@ -77,6 +80,7 @@ class AgentConfig:
     entropy_backup: bool = False
     bc_weight: float = 0.0
     bc_loss: str = "mse"
+    gripper: str = "continuous"
     fused: bool = True
 
     def __post_init__(self) -> None:

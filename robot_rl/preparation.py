@@ -19,6 +19,7 @@ from robot_rl.store import EpisodeStore
 
 __all__ = ["open_demonstrations", "resolve"]
 
+MOTIONS = 6  # numbers of an action before the gripper's
 DEMONSTRATION_SEED = 1_000_000
 
 
@@ -33,6 +34,11 @@ def resolve(config: TrainConfig) -> TrainConfig:
         layout = ObservationLayout(env.observation_space)
         if layout.images:
             Perception(config.vision, layout, config.seed)  # an encoder that cannot be loaded is found now
+        if config.agent.gripper == "discrete" and (env.action_space.shape or (0,))[0] < MOTIONS + 1:
+            raise ConfigError(
+                f"agent.gripper=discrete: the action of {config.task} has {env.action_space.shape} numbers and no "
+                "gripper among them. Leave it continuous."
+            )
         bounds = return_range(env)
         if config.bound_returns and bounds is not None:
             config = replace(config, agent=replace(config.agent, return_min=bounds[0], return_max=bounds[1]))

@@ -39,6 +39,7 @@ VARIANTS = [
     {"fused": False},
     {"critic_head": "hl_gauss"},
     {"entropy_backup": True},
+    {"gripper": "discrete", "bc_weight": 1.0},
     {"bc_weight": 1.0, "bc_loss": "nll", "actor_value": "min", "activation": "relu"},
 ]
 
@@ -194,6 +195,32 @@ def seen_batch(seed: int = 0) -> Batch:
         for _ in range(2)
     )
     return random_batch(seed)._replace(images=images, next_images=following)
+
+
+def test_a_discrete_gripper_learns_when_to_close():
+    """Closing pays 1 where the first entry is positive, opening elsewhere; staying never."""
+    one = SACAgent(3, 2, AgentConfig(**(SMALL | {"learning_rate": 3e-3, "gripper": "discrete"})), 0)
+    g = torch.Generator().manual_seed(3)
+    for i in range(300):
+        batch = random_batch(i)
+        choice = torch.tensor([-1.0, 0.0, 1.0])[torch.randint(0, 3, (64,), generator=g)]
+        paid = (choice * batch.observation[:, 0].sign() == -1.0).float()
+        action = torch.stack((batch.action[:, 0], choice), -1)
+        one.update(batch._replace(action=action, reward=paid, discount=torch.zeros(64)), update_actor=False)
+    for x, wanted in ((1.0, -1.0), (-1.0, 1.0)):
+        action = one.act(np.array([x, 0.0, 0.0], np.float32), deterministic=True)
+        assert action.shape == (2,)
+        assert action[1] == wanted
+
+
+def test_a_discrete_gripper_is_cloned():
+    one = SACAgent(3, 2, AgentConfig(**(SMALL | {"learning_rate": 3e-3, "gripper": "discrete"})), 0)
+    for i in range(150):
+        batch = random_batch(i)
+        action = torch.stack((batch.action[:, 0], torch.where(batch.observation[:, 1] > 0, 1.0, -1.0)), -1)
+        one.pretrain_bc(batch._replace(action=action, is_demo=torch.ones(64)))
+    assert one.act(np.array([0.0, 1.0, 0.0], np.float32))[1] == 1.0
+    assert one.act(np.array([0.0, -1.0, 0.0], np.float32))[1] == -1.0
 
 
 def test_each_encoder_learns_from_its_own_loss_and_is_saved():

@@ -70,6 +70,7 @@ def refused(capsys, arguments):
         (["train", "reach", "--set", "env.colour=red"], ["colour"]),
         (["train", "reach", "--set", "env.max_steps=10s"], ["max_steps", "10s"]),
         (["train", "reach", "--set", "env.observations=vision", "vision.encoder=nonsense"], ["nonsense", "timm:NAME"]),
+        (["train", "reach", "--set", "agent.gripper=discrete"], ["no gripper", "continuous"]),
         (["train", "reach", "--set", "vision.shifts=0"], ["vision.shifts", "at least 1"]),
         (["train", "reach", "--set", "utd=sometimes"], ["enforced or free"]),
         (["train", "reach", "--config", "absent.yaml"], ["absent.yaml"]),
