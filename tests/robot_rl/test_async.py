@@ -145,6 +145,7 @@ def test_a_process_that_dies_is_started_anew_and_one_that_complains_ends_the_run
     check_finished(run)
     events = [json.loads(line) for line in (run.path / "events.jsonl").read_text().splitlines()]
     assert [e["role"] for e in events if e["event"] == "restarted"] == ["learner"]
-    (run.path / "config.yaml").write_text("task: nonsense\n")
+    config = (run.path / "config.yaml").read_text()
+    (run.path / "config.yaml").write_text(config.replace("task: reach", "task: nonsense", 1))
     with pytest.raises(LinkError, match=r"exit code 2.*nonsense"):
         AsyncRun(run, TrainingProgress("test", plain_interval_s=1e9)).watch(150)
