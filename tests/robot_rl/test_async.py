@@ -149,3 +149,34 @@ def test_a_process_that_dies_is_started_anew_and_one_that_complains_ends_the_run
     (run.path / "config.yaml").write_text(config.replace("task: reach", "task: nonsense", 1))
     with pytest.raises(LinkError, match=r"exit code 2.*nonsense"):
         AsyncRun(run, TrainingProgress("test", plain_interval_s=1e9)).watch(150)
+
+
+@pytest.mark.slow
+def test_fifty_kills_of_the_learner(tmp_path):
+    """The actor goes on by itself; each new learner takes over, and the policy ends as good as it would have been."""
+    from robot_rl.config import assignments, overlay, preset
+    from robot_rl.environments import make
+    from robot_rl.evaluation import evaluate, load_policy
+    from robot_rl.preparation import resolve
+
+    settings = resolve(overlay(preset("fast", "reach"), assignments(("steps=1500", "checkpoint_every_s=1")), "here"))
+    successes: list[int] = []
+    for name, kills in (("left_alone", 0), ("killed", 50)):
+        run, random = RunDirectory.create(settings, tmp_path / name), np.random.default_rng(0)
+        actor, learner, done = start("actor", run), start("learner", run), 0
+        while done < kills:
+            time.sleep(random.uniform(0.5, 5.0))
+            os.kill(learner.pid, signal.SIGKILL)
+            learner.communicate()
+            done += 1
+            learner = start("learner", run)
+        ends_well(actor)
+        ends_well(learner)
+        assert steps_on_disk(run) == run.checkpoints.load()[1]["step"] == 1500
+        _, published = load_tensors(run.policy)
+        assert published["update"] == 6000, "four updates a step, counted through every death"
+        env = make(settings.task, settings.env)
+        successes.append(sum(evaluate(env, load_policy(run, settings, env), 50).successes))
+        env.close()
+    sys.stdout.write(f"evaluated after no kill: {successes[0]}/50, after 50: {successes[1]}/50\n")
+    assert successes[1] >= successes[0] - 5
