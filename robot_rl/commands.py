@@ -1,6 +1,7 @@
 """The learning room's commands: train, eval, render, demo, bench."""
 
 import contextlib
+import os
 import signal
 import sys
 from collections.abc import Generator
@@ -198,6 +199,7 @@ def learner(run: Positional[Run]) -> int:
     from robot_rl.run_directory import RunDirectory
 
     directory, settings = RunDirectory.open(run)
+    os.nice(10)  # where they share a core, acting goes first
     with TrainingProgress(f"learning for {run}") as progress:
         one = AsyncLearner(settings, directory, progress)
         with _ending_in_order(one):

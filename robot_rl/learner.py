@@ -5,7 +5,6 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -111,8 +110,6 @@ class Learner:
         demonstrations: EpisodeStore | None,
         saved: tuple[Mapping[str, Tensor], Mapping[str, Any]] | None = None,
     ) -> None:
-        # The kernels bring threads of their own; torch's would only spin beside them, at a cost where cores are few.
-        torch.set_num_threads(1)
         self.config = config
         spaces = (observation_space, action_space)
         tensors, facts = saved or (None, {})

@@ -46,6 +46,8 @@ class Policy:
         tensors: Mapping[str, Tensor] | None = None,
         typical: Mapping[str, NDArray[np.uint8]] | None = None,
     ) -> None:
+        # The kernels bring threads of their own; torch's would only spin beside them, at a cost where cores are few.
+        torch.set_num_threads(1)
         self.deterministic = False
         self.layout = ObservationLayout(observation_space)
         self.perception = (
