@@ -63,6 +63,7 @@ MOTION_SPEED = (0.25, 1.0)  # [m/s, rad/s]
 LOOKAHEAD_S, SERVO_GAIN, SERVO_STOP = 0.05, 500.0, 2.0
 ARRIVED, ARRIVED_JOINTS, AT_REST = (0.002, 0.01), 0.003, 0.01  # [m, rad], [rad], [rad/s]
 SETTLE_S = 2.0  # a motion may end this much later than planned
+FOLLOW_S = 0.1  # a motion left alone for longer than this waits, and goes on from where it was instead of leaping
 
 
 class UrArm:
@@ -119,7 +120,7 @@ class UrArm:
         self._reading: Reading | None = None
         self._target = np.zeros(7)
         self._motion: JointMotion | PoseMotion | None = None
-        self._motion_start = 0.0
+        self._motion_s = self._followed = 0.0  # how far along it is; when it was last led on
         self._armed = False  # whether the controller's watchdog runs: from the first tick on
         self._mode = "none"  # what the controller is doing for us: none, idle, force, servo
 
@@ -319,7 +320,8 @@ class UrArm:
             self._client.ask("forceModeStop")
         self._mode = "servo"
         r = self._now()
-        elapsed = r.time_s - self._motion_start
+        self._motion_s += min(r.time_s - self._followed, FOLLOW_S)
+        self._followed, elapsed = r.time_s, self._motion_s
         settings = (0.0, 0.0, self.period_s, LOOKAHEAD_S, SERVO_GAIN)
         if isinstance(motion, JointMotion):
             self._client.ask("servoJ", motion.at(elapsed)[0].tolist(), *settings)
@@ -344,7 +346,7 @@ class UrArm:
     # Motions
 
     def _begin(self, motion: JointMotion | PoseMotion) -> None:
-        self._motion, self._motion_start = motion, self._now().time_s
+        self._motion, self._motion_s, self._followed = motion, 0.0, self._now().time_s
 
     def _finish(self, motion: JointMotion | PoseMotion) -> None:
         """Rest where the motion ended."""

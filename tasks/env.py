@@ -344,7 +344,8 @@ class RobotEnv(gym.Env[Observation, NDArray[np.float32]]):
                 f"last: {fault} Nothing more is tried. Look at the cell, then go on."
             )
         self.arm.recover()
-        self._recovered, self._fault = fault, ""
+        self._recovered = f"{self._recovered} Then: {fault}" if self._recovered else fault
+        self._fault = ""
 
     def _relative(self, pose: Array) -> Array:
         moved = compose(self._reference_inverse, pose)

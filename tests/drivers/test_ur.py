@@ -175,6 +175,18 @@ def test_pose_motion_is_straight_and_arrives(arm):
     np.testing.assert_allclose(arm.state().tcp_pose[:3], goal[:3], atol=0.002)
 
 
+def test_a_motion_left_alone_waits_instead_of_leaping(arm):
+    arm.recover()  # the controller's watchdog sleeps until the first tick
+    arm.move_to_joints(HOME + 0.3 * FIRST, 0.5)
+    time.sleep(0.8)  # at the emulator's speed more than the motion and its grace
+    fastest = 0.0
+    while arm.moving:
+        arm.tick()
+        fastest = max(fastest, float(np.abs(arm.state().qd).max()))
+    np.testing.assert_allclose(arm.state().q, HOME + 0.3 * FIRST, atol=0.005)
+    assert fastest < 1.6
+
+
 def test_stop_holds_the_measured_pose(arm):
     target = arm.state().tcp_pose.copy()
     target[0] -= 0.1
