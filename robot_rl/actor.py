@@ -26,7 +26,7 @@ __all__ = ["Actor", "NewestPolicy"]
 
 COMMIT_EVERY_S = 1.0  # steps younger than this may be lost when the actor is killed
 LOOK_EVERY_S = 0.2  # while waiting for the learner's first policy
-LEAD = 50  # steps that acting may be ahead of an enforced UTD ratio when an episode begins
+LEAD = 50  # steps that acting may be ahead of the learner when an episode begins, where the UTD ratio is enforced
 
 
 class NewestPolicy:
@@ -39,6 +39,7 @@ class NewestPolicy:
 
     Attributes:
         versions: Critic updates of each instruction's agent, as published.
+        settled: Environment steps for which the learner had made every update due.
     """
 
     def __init__(self, run: RunDirectory, config: TrainConfig, env: Env) -> None:
@@ -46,6 +47,7 @@ class NewestPolicy:
         self._stamp = (0, 0)
         self._policy: Policy | None = None
         self.versions: dict[str, int] = {}
+        self.settled = 0
 
     def refresh(self) -> bool:
         """Look for a newer one; returns whether there is any policy yet."""
@@ -61,6 +63,7 @@ class NewestPolicy:
                 self._policy.deterministic = False
             self._policy.load_policy_state(tensors)
             self.versions = dict(zip(facts["instructions"], facts["updates"], strict=True))
+            self.settled = int(facts["settled"])
             self._stamp = stamp
         return True
 
@@ -133,7 +136,6 @@ class Actor:
                 self._commit()
                 return reason
             if observation is None:
-                self._commit()
                 self._wait_for_learner()
                 observation, info = self.env.reset(seed=self.state.episode_seed())
                 if "recovered_from" in info:
@@ -182,21 +184,22 @@ class Actor:
         layout = self._newest.policy.layout
         episode = repeat_episode(self.env, layout, self.state.episode_seed(), self.store.read(end, self.store.rows))
         self.state.step += rows
+        self.state.random = np.random.default_rng([self.config.seed, 1, self.state.step])
         if episode is not None:
             return episode.steps[-1][-1]
         self.progress.log("The environment does not repeat itself; the interrupted episode ends where it was.")
         self.state.episode += 1
+        self.state.successes.append(False)
         return None
 
     def _wait_for_learner(self) -> None:
         """Between episodes, while the arm stands at rest: let an enforced UTD ratio catch up."""
-        config, began = self.config, time.monotonic()
-        if config.utd == "free":
+        if self.config.utd == "free":
             return
-        wanted = (self.state.step - config.learning_starts - LEAD) * config.utd_ratio
-        while sum(self._newest.versions.values()) < wanted and not self.stop_requested:
-            self._newest.refresh()
+        began = time.monotonic()
+        while self._newest.settled < self.state.step - LEAD and not self.stop_requested:
             time.sleep(0.01)
+            self._newest.refresh()
         self.waited_s += time.monotonic() - began
 
     def _commit(self) -> None:

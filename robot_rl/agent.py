@@ -175,24 +175,23 @@ class SACAgent:
         """
         self.updates += 1
         metrics: Metrics = {}
+        with torch.no_grad():
+            following = self.encode(batch.next_observation, batch.next_images)
         if self.gripper is not None:
             with torch.no_grad():
-                latents = (
-                    self.encode(batch.observation, batch.images),
-                    self.encode(batch.next_observation, batch.next_images),
-                )
-            metrics["gripper_loss"] = self.gripper.update(batch, *latents)
+                seen = self.encode(batch.observation, batch.images)
+            metrics["gripper_loss"] = self.gripper.update(batch, seen, following)
             batch = self._without_gripper(batch)
-        more, latent = self._update_critics(batch)
+        more, latent = self._update_critics(batch, following)
         metrics |= more
         due = self.updates % self.config.policy_delay == 0
         if due if update_actor is None else update_actor:
             metrics |= self._update_actor(batch, latent.detach())
         return metrics
 
-    def _update_critics(self, batch: Batch) -> tuple[Metrics, Tensor]:
+    def _update_critics(self, batch: Batch, following: Tensor) -> tuple[Metrics, Tensor]:
         with torch.no_grad():
-            target = self._target(batch)
+            target = self._target(batch, following)
         latent = self.encode(batch.observation, batch.images, "critics", train=True)
         adam, averaged = self._critic_adam, self.target_critics
         if self.critics.can_regress:
@@ -212,10 +211,10 @@ class SACAgent:
             parameter.grad = None
         return _critic_metrics(loss, values, target), latent
 
-    def _target(self, batch: Batch) -> Tensor:
-        latent = self.encode(batch.next_observation, batch.next_images)
-        policy = self.actor(latent)
-        noise = self._noise(len(latent), self._learning)
+    def _target(self, batch: Batch, following: Tensor) -> Tensor:
+        """Bootstrapped returns; `following` is what the actor sees of the next observation."""
+        policy = self.actor(following)
+        noise = self._noise(len(following), self._learning)
         bonus = None
         if self.config.entropy_backup:
             action, log_probability = policy.sample(noise)
@@ -223,8 +222,8 @@ class SACAgent:
         else:
             action = policy.action(noise)
         if self.encoders:
-            latent = self.encode(batch.next_observation, batch.next_images, "target_critics")
-        values = self.target_critics.subset_values(latent, action, self._subset())
+            following = self.encode(batch.next_observation, batch.next_images, "target_critics")
+        values = self.target_critics.subset_values(following, action, self._subset())
         target = losses.td_target(batch.reward, batch.discount, values, bonus)
         return target.clamp(self.config.return_min, self.config.return_max)
 

@@ -12,7 +12,7 @@ from robot_rl.learner import Learner, Skill
 from robot_rl.metrics import MetricsWriter, read_metrics
 from robot_rl.progress import TrainingProgress
 from robot_rl.recording import STOP_WINDOW, checkpoint_if_room, reason_to_end
-from robot_rl.run_directory import RunDirectory
+from robot_rl.run_directory import RunDirectory, load_tensors
 from robot_rl.store import EpisodeStore
 from robot_rl.store_files import WriterLock
 from robot_rl.store_records import EpisodeRecord
@@ -25,6 +25,7 @@ LOOK_EVERY_S = 0.2  # while what it needs is not there yet
 IDLE_S = 0.005  # between looks at the store when no update is due
 UPDATES_AT_ONCE = 20  # between looks at the store
 PUBLISH_EVERY_S = 1.0
+CAUGHT_UP_S = 0.1  # at the soonest, when every update due is made
 
 
 class AsyncLearner:
@@ -47,7 +48,10 @@ class AsyncLearner:
         self.successes: deque[bool] = deque(maxlen=STOP_WINDOW)
         self._checkpoints = run.checkpoints
         self._read = self._closed = 0  # rows and whole episodes of the store that are learnt from
-        self._published = self._checkpointed = 0.0
+        self._settled = 0  # the step up to which no update is due
+        self._published, self._public = 0.0, (-1, -1)  # when; the updates and the settled steps of what is public
+        self._checkpointed = 0.0
+        self._began: tuple[float, int, int] | None = None  # when, and the counts then, for rates
 
     def learn(self) -> str:
         """Learn to the end of the run, or until `stop_requested`.
@@ -83,17 +87,19 @@ class AsyncLearner:
             self.learner.pretrain(self.progress, lambda: self.stop_requested)
             if self.stop_requested:
                 return "stopped"
-        self._started, self._first = time.monotonic(), (0, self.learner.updates)
+        if (
+            self.run.policy.is_file()
+        ):  # an older policy never takes a newer one's place: the checkpoint may be behind it
+            facts = load_tensors(self.run.policy)[1]
+            self._public = (int(facts["update"]), int(facts["settled"]))
         self.progress.phase("learning", self.config.steps)
         written = read_metrics(self.run.metrics) if self.run.metrics.is_file() else []
         self._logged = int(written[-1]["step"] or 0) if written else 0  # by a learner before this one
         with MetricsWriter(self.run.metrics, self.config.tensorboard) as self.metrics:
             self._ingest(store)
-            self._first = (self.step, self.learner.updates)
+            self._began = (time.monotonic(), self.step, self.learner.updates)
             if saved is None:
                 self._checkpoint()
-            else:
-                self._publish()
             reason = self._loop(store)
             self._checkpoint()
         return reason
@@ -119,8 +125,10 @@ class AsyncLearner:
             for skill in due[:1]:
                 for _ in range(min(UPDATES_AT_ONCE, skill.updates_due if self.config.utd == "enforced" else 1)):
                     skill.update()
+            if not due or self.config.utd == "free":
+                self._settled = self.step
             if not due:
-                self._publish(since=0.05)  # the actor may be waiting for just these updates
+                self._publish(since=CAUGHT_UP_S)  # the actor may be waiting for just these updates
                 time.sleep(IDLE_S)
             self._publish(since=PUBLISH_EVERY_S)
             self._ingest(store)
@@ -156,14 +164,12 @@ class AsyncLearner:
 
     def _log(self, store: EpisodeStore, record: EpisodeRecord) -> None:
         skill = self.learner.skill(record.instruction)
-        elapsed = max(time.monotonic() - self._started, 1e-9)
-        versions = store.read(record.start, record.start + record.length, ["policy_version", "time"])
+        versions = store.read(record.start, record.start + record.length, ["policy_version"])
         row = {
             "episode_success": float(record.success),
             "episode_return": record.total_reward,
             "episode_length": record.length,
-            "env_steps_per_s": (self.step - self._first[0]) / elapsed,
-            "updates_per_s": (self.learner.updates - self._first[1]) / elapsed,
+            **self._rates(),
             "staleness_updates": float(skill.agent.updates - versions["policy_version"].mean()),
             **skill.scalars(),
         }
@@ -172,10 +178,23 @@ class AsyncLearner:
         self.metrics.write(step=self.step, update=self.learner.updates, **row)
         self.progress.update(step=self.step, **row)
 
+    def _rates(self) -> dict[str, float]:
+        """Since this learner has read what was there before it."""
+        if self._began is None:
+            return {}
+        when, step, update = self._began
+        elapsed = max(time.monotonic() - when, 1e-9)
+        return {
+            "env_steps_per_s": (self.step - step) / elapsed,
+            "updates_per_s": (self.learner.updates - update) / elapsed,
+        }
+
     def _publish(self, since: float = 0.0) -> None:
-        if time.monotonic() - self._published >= since:
-            checkpoint_if_room(lambda: publish(self.run, self.learner, self.step), self.progress)
-            self._published = time.monotonic()
+        """Publish what is newer than what is published, unless that was less than `since` seconds ago."""
+        now = (self.learner.updates, self._settled)
+        if now > self._public and time.monotonic() - self._published >= since:
+            checkpoint_if_room(lambda: publish(self.run, self.learner, self.step, self._settled), self.progress)
+            self._published, self._public = time.monotonic(), now
 
     def _checkpoint(self) -> None:
         counted = {"step": self.step, "rows": self._read, "episode": self._closed, "successes": list(self.successes)}

@@ -75,7 +75,9 @@ def train(  # noqa: PLR0913 (the command line's options)
                 "--resume continues a run as it was configured; only --steps and --async may be given with it."
             )
         directory, settings = RunDirectory.open(resume)
-        settings = settings if steps is None else replace(settings, steps=steps)
+        if steps is not None:
+            settings = replace(settings, steps=steps)
+            directory.write_config(settings)
         return _train(settings, directory, f"{settings.task}, resumed", evaluate, asynchronous)
     settings = named_preset(preset, task)
     if config is not None:
@@ -188,7 +190,7 @@ def actor(run: Positional[Run]) -> int:
         one = Actor(settings, directory, progress)
         with _ending_in_order(one):
             reason = one.act()
-    print(f"The actor ended ({reason}) at step {one.state.step}.")
+    print(f"The actor ended ({reason}) at step {one.state.step}; it waited {one.waited_s:.0f} s for the learner.")
     return 0
 
 

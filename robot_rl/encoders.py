@@ -1,5 +1,6 @@
 """The trained part of seeing: pictures, or cached features of them, and the state vector into one latent."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
 import torch
@@ -11,7 +12,7 @@ from robot_rl.kernels_vision import embed
 __all__ = ["ConvEncoder", "Encoder", "FeatureEncoder"]
 
 
-class Encoder(nn.Module):
+class Encoder(nn.Module, ABC):
     """Maps a vector (B, D) and pictures by camera, uint8, (B, ...), to a latent (B, L).
 
     Attributes:
@@ -20,9 +21,9 @@ class Encoder(nn.Module):
 
     output_dim: int
 
+    @abstractmethod
     def forward(self, vector: Tensor, images: Mapping[str, Tensor], random: torch.Generator | None = None) -> Tensor:
         """Encode; with a source of randomness as in training: with dropout and, of raw pictures, random shifts."""
-        raise NotImplementedError
 
 
 class _CameraHead(nn.Module):

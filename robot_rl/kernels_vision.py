@@ -15,6 +15,13 @@ __all__ = ["embed"]
 ZERO = 128  # the eight-bit value that stands for 0
 
 
+@numba.njit(inline="always")
+def _unpack(x: NDArray[Any], values: NDArray[Any]) -> None:
+    """One channel's map, eight-bit, to steps from zero."""
+    for p in range(len(values)):
+        values[p] = np.int32(x[p]) - ZERO
+
+
 @numba.njit(cache=True, nogil=True, fastmath=True)
 def _forward(
     first: int, last: int, x: NDArray[Any], places: NDArray[Any], spread: NDArray[Any], out: NDArray[Any]
@@ -23,8 +30,7 @@ def _forward(
     values = np.empty(cells, np.float32)
     for c in range(first, last):
         for b in range(x.shape[0]):
-            for p in range(cells):
-                values[p] = np.int32(x[b, c, p]) - ZERO
+            _unpack(x[b, c], values)
             for k in range(embeddings):
                 total = np.float32(0.0)
                 for p in range(cells):
@@ -41,10 +47,9 @@ def _backward(
     for c in range(first, last):
         d_places[c] = 0.0
         for b in range(x.shape[0]):
-            for p in range(cells):
-                values[p] = spread[c] * np.float32(np.int32(x[b, c, p]) - ZERO)
+            _unpack(x[b, c], values)
             for k in range(embeddings):
-                weight = d_out[b, c, k]
+                weight = spread[c] * d_out[b, c, k]
                 for p in range(cells):
                     d_places[c, k, p] += values[p] * weight
 

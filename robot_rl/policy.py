@@ -30,6 +30,9 @@ class Policy:
         tensors: What `policy_state` gave, or a checkpoint; None for a fresh policy.
         typical: Pictures by camera that a fresh policy's projection is fitted on.
 
+    Raises:
+        ConfigError: The device asked for is not there.
+
     Attributes:
         agents: By instruction.
         layout: Of the observations.
@@ -48,6 +51,10 @@ class Policy:
     ) -> None:
         # The kernels bring threads of their own; torch's would only spin beside them, at a cost where cores are few.
         torch.set_num_threads(1)
+        if config.device != "cpu" and not torch.cuda.is_available():
+            raise ConfigError(
+                f"device: {config.device} asked for, but torch finds no CUDA device here. Say device=cpu."
+            )
         self.deterministic = False
         self.layout = ObservationLayout(observation_space)
         self.perception = (

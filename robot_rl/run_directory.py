@@ -47,9 +47,7 @@ class RunDirectory:
             )
         run = cls(path)
         try:
-            versions = {name: _version(name) for name in VERSIONED} | {"python": platform.python_version()}
-            text = config.to_yaml() + yaml.safe_dump({"versions": versions}, sort_keys=False)
-            write_whole(run.config, text.encode(), sync=True)
+            run.write_config(config)
             for folder in ("policy", "checkpoints", "videos", "plots"):
                 (path / folder).mkdir(exist_ok=True)
         except OSError as error:
@@ -69,6 +67,19 @@ class RunDirectory:
                 f"{path} is no run directory: it has no config.yaml. Runs lie in runs/<task>/<timestamp>."
             )
         return run, load_config(run.config, preset("serl", ""))
+
+    def write_config(self, config: TrainConfig) -> None:
+        """Write every setting, with the versions that are installed; replaced atomically.
+
+        Raises:
+            StoreError: The disk failed or is full.
+        """
+        versions = {name: _version(name) for name in VERSIONED} | {"python": platform.python_version()}
+        text = config.to_yaml() + yaml.safe_dump({"versions": versions}, sort_keys=False)
+        try:
+            write_whole(self.config, text.encode(), sync=True)
+        except OSError as error:
+            raise StoreError(f"Cannot write {self.config}: {error.strerror}.", path=self.config) from error
 
     @property
     def config(self) -> Path:

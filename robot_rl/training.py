@@ -220,7 +220,7 @@ class Trainer:
             self._checkpoints.save(self.learner.policy.state_dict(), facts)
             if self.state.successes:
                 self._checkpoints.mark_best(float(np.mean(self.state.successes)))
-            publish(self.run, self.learner, self.step)
+            publish(self.run, self.learner, self.step, self.step)
 
         checkpoint_if_room(save, self.progress) if self._checkpoints.exists else save()
         self._checkpointed = time.monotonic()
@@ -260,14 +260,22 @@ class Trainer:
         return observation
 
 
-def publish(run: RunDirectory, learner: Learner, step: int) -> None:
-    """Write the policy for whoever acts: replaced atomically, the newest wins."""
+def publish(run: RunDirectory, learner: Learner, step: int, settled: int) -> None:
+    """Write the policy for whoever acts: replaced atomically, the newest wins.
+
+    Args:
+        run: Where.
+        learner: Whose policy.
+        step: Environment steps learnt from.
+        settled: Those of them for which every update is made.
+    """
     facts = {
         "observation_dim": learner.policy.layout.size,
         "instructions": list(learner.skills),
         "update": learner.updates,
         "updates": [skill.agent.updates for skill in learner.skills.values()],
         "step": step,
+        "settled": settled,
     }
     save_tensors(run.policy, learner.policy.policy_state(), facts)
 

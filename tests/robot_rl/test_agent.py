@@ -134,7 +134,7 @@ def test_targets_do_not_bootstrap_at_discount_zero():
     batch = random_batch()._replace(discount=torch.zeros(64))
     with torch.no_grad():
         one.target_critics.parameters.fill_(1e6)
-        target = one._target(batch)
+        target = one._target(batch, one.encode(batch.next_observation))
     torch.testing.assert_close(target, batch.reward)
 
 

@@ -10,6 +10,7 @@ import time
 import numpy as np
 import pytest
 
+from robot_rl.actor import LEAD
 from robot_rl.commands import train
 from robot_rl.errors import LinkError, StoreError
 from robot_rl.metrics import read_metrics
@@ -70,6 +71,11 @@ def check_finished(run, steps=150):
     taken = versions["policy_version"][~versions["final"]]
     assert (np.diff(taken) >= 0).all(), "an older policy never follows a newer one"
     assert taken.max() <= steps
+    store = EpisodeStore.open(run.episodes)
+    begun = np.cumsum([0, *(record.length for record in store.episode_table())])
+    for record, step in zip(store.episode_table(), begun, strict=False):
+        first = store.read(record.start, record.start + 1, ["policy_version"])["policy_version"][0]
+        assert first >= step - LEAD, "an episode begins when the learner has caught up"
     assert all("staleness_updates" in row for row in rows)
 
 
@@ -81,6 +87,13 @@ def test_they_start_in_any_order(run, order):
     for process in (first, second):
         ends_well(process)
     check_finished(run)
+
+
+def test_each_skill_has_a_start_of_its_own_to_wait_for(tmp_path):
+    """Two instructions: the steps of each count towards its own `learning_starts`, and nobody waits for ever."""
+    settings = [*SETTINGS, "learning_starts=80", "steps=260", "demos=2"]
+    assert train("bin_relocate", run=tmp_path / "run", set=settings, asynchronous=True) == 0
+    assert steps_on_disk(RunDirectory(tmp_path / "run")) == 260
 
 
 def test_killed_at_random_moments_they_go_on(run):
@@ -121,9 +134,7 @@ def test_one_command_runs_both_and_either_way_goes_on(tmp_path, capsys):
     assert "logs" in capsys.readouterr().out
     assert train(resume=path, steps=170) == 0  # in step
     assert steps_on_disk(run) == 170
-    config = (path / "config.yaml").read_text().replace("steps: 150", "steps: 190", 1)
-    (path / "config.yaml").write_text(config)
-    assert train(resume=path, asynchronous=True) == 0
+    assert train(resume=path, steps=190, asynchronous=True) == 0
     assert steps_on_disk(run) == 190
     _, facts = run.checkpoints.load()
     assert facts["step"] == 190

@@ -157,7 +157,7 @@ def test_a_frozen_trunk_is_the_published_network():
     torch.testing.assert_close(load_trunk("efficientnet_lite0")(shown), h.flatten(2).transpose(1, 2), rtol=0, atol=1e-3)
 
 
-def test_batches_move_whole(monkeypatch):
+def test_batches_move_whole():
     from robot_rl.learner import _moved
 
     batch = Batch(*(torch.zeros(2) for _ in range(6)), {"front": torch.zeros(2)}, None)
