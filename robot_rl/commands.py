@@ -6,16 +6,17 @@ import signal
 import sys
 from collections.abc import Generator
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional, UseAppendAction, arg
 
 from robot_rl.errors import ConfigError, DeviceError
 
 INTERRUPTED = 130  # what a shell expects of a process that Ctrl-C ended
 
-__all__ = ["actor", "bench", "demo", "evaluate_run", "learner", "render", "train"]
+__all__ = ["actor", "bench", "demo", "evaluate_run", "evaluator", "learner", "render", "train"]
 
 Task = Annotated[
     str, arg(metavar="TASK", help="pick_cube, reach, ... (robot-rl tasks lists them) or gymnasium:FetchReach-v4")
@@ -26,6 +27,7 @@ Cell = Annotated[
 Rehearse = Annotated[
     bool, arg(help="With --cell: emulators on this machine stand in for its devices (robot-rl emulate)")
 ]
+Settings = UseAppendAction[tuple[tuple[str, ...], ...]]  # the flag may be given again, each time with several
 Run = Annotated[Path, arg(metavar="RUN", help="A run directory, runs/<task>/<timestamp>")]
 
 
@@ -53,11 +55,14 @@ def train(  # noqa: PLR0913 (the command line's options)
         Path | None, arg(metavar="FILE", help="YAML with any setting of config.yaml, laid over the preset")
     ] = None,
     set: Annotated[  # noqa: A002 (the flag's name)
-        tuple[str, ...], arg(metavar="KEY=VALUE", help="Any setting, for example: --set agent.critics=5 env.arm=ur5e")
+        Settings, arg(metavar="KEY=VALUE ...", help="Any setting, for example: --set agent.critics=5 env.arm=ur5e")
     ] = (),
     asynchronous: Annotated[
         bool, arg(name="async", help="Act and learn in two processes; the arm never waits for the learner")
     ] = False,
+    eval_every: Annotated[
+        int | None, arg(metavar="STEPS", help="Also evaluate 20 episodes every so many steps, in a process beside")
+    ] = None,
     evaluate: Annotated[bool, arg(help="Evaluate and film when training ends")] = True,
 ) -> int:
     """Learn a task; everything about the run lies in one directory.
@@ -66,28 +71,32 @@ def train(  # noqa: PLR0913 (the command line's options)
     """  # fmt: skip
     from robot_rl.config import assignments, load_config, overlay
     from robot_rl.config import preset as named_preset
+    from robot_rl.evaluator import check_place
     from robot_rl.preparation import resolve
     from robot_rl.run_directory import RunDirectory
 
     if resume is not None:
         if task or config or set or rehearse or any(v is not None for v in (run, seed, demos, cell)):
             raise ConfigError(
-                "--resume continues a run as it was configured; only --steps and --async may be given with it."
+                "--resume continues a run as it was configured; only --steps, --eval-every and --async may be given "
+                "with it."
             )
         directory, settings = RunDirectory.open(resume)
-        if steps is not None:
-            settings = replace(settings, steps=steps)
+        given = {k: v for k, v in {"steps": steps, "eval_every": eval_every}.items() if v is not None}
+        if given:
+            settings = replace(settings, **given)
             directory.write_config(settings)
         return _train(settings, directory, f"{settings.task}, resumed", evaluate, asynchronous)
     settings = named_preset(preset, task)
     if config is not None:
         settings = load_config(config, settings)
-    settings = overlay(settings, assignments(set), "--set")
+    settings = overlay(settings, assignments(chain.from_iterable(set)), "--set")
     settings = replace(settings, env={**settings.env, **_place(cell, rehearse)})
-    chosen = {"task": task or settings.task, "seed": seed, "steps": steps, "demos": demos}
+    chosen = {"task": task or settings.task, "seed": seed, "steps": steps, "demos": demos, "eval_every": eval_every}
     settings = replace(settings, **{k: v for k, v in chosen.items() if v is not None})
     if not settings.task:
         raise ConfigError("Which task? For example: robot-rl train pick_cube. See: robot-rl tasks")
+    check_place(settings)
     resolved = resolve(settings)
     if demos is not None and demos.isdigit() and int(demos) and resolved.demos == "none":
         raise ConfigError(f"{settings.task} has no script to record {demos} demonstrations; give --demos PATH or none.")
@@ -95,7 +104,7 @@ def train(  # noqa: PLR0913 (the command line's options)
         print("No demonstrations to start from: using preset scratch, which explores from nothing.", file=sys.stderr)
         return train(
             task, "scratch", seed=seed, steps=steps, demos="none", run=run, cell=cell, rehearse=rehearse, config=config,
-            set=set, asynchronous=asynchronous, evaluate=evaluate,
+            set=set, asynchronous=asynchronous, eval_every=eval_every, evaluate=evaluate,
         )  # fmt: skip
     directory = RunDirectory.create(resolved, run)
     return _train(
@@ -120,6 +129,7 @@ def _twin_only(env: dict[str, Any]) -> dict[str, Any]:
 
 
 def _train(settings: Any, directory: Any, title: str, evaluate: bool, asynchronous: bool) -> int:
+    from robot_rl.evaluator import evaluating_beside
     from robot_rl.metrics import read_metrics
     from robot_rl.plots import learning_curve
     from robot_rl.progress import TrainingProgress
@@ -128,7 +138,8 @@ def _train(settings: Any, directory: Any, title: str, evaluate: bool, asynchrono
     with TrainingProgress(title) as progress:
         try:
             run = _run_async if asynchronous else _run_in_step
-            reason, words = run(settings, directory, progress)
+            with evaluating_beside(settings, directory):
+                reason, words = run(settings, directory, progress)
         except KeyboardInterrupt:
             print(
                 f"Interrupted twice: what was saved before is safe. Go on with: robot-rl train --resume "
@@ -138,6 +149,8 @@ def _train(settings: Any, directory: Any, title: str, evaluate: bool, asynchrono
             return INTERRUPTED
     print(words)
     rows = read_metrics(directory.metrics) if directory.metrics.is_file() else []  # none before the first step
+    if directory.evaluations.is_file():
+        rows = sorted(rows + read_metrics(directory.evaluations), key=lambda row: row["step"] or 0)
     if rows:
         print(f"Curve: {learning_curve(rows, directory.plots / 'learning_curve.png', title)}")
     if settings.env.get("cell", "twin") != "twin":
@@ -207,6 +220,22 @@ def learner(run: Positional[Run]) -> int:
         with _ending_in_order(one):
             reason = one.learn()
     print(f"The learner ended ({reason}) at step {one.step}.")
+    return 0
+
+
+def evaluator(run: Positional[Run]) -> int:
+    """Evaluate a run's policies as they are published, on a twin; train --eval-every STEPS starts it beside."""
+    from robot_rl.evaluator import Evaluator
+    from robot_rl.progress import TrainingProgress
+    from robot_rl.run_directory import RunDirectory
+
+    directory, settings = RunDirectory.open(run)
+    os.nice(10)
+    with TrainingProgress(f"evaluating {run}") as progress:
+        one = Evaluator(settings, directory, progress)
+        with _ending_in_order(one):
+            one.watch()
+    print(f"The evaluator ended; its last policy was of step {one.evaluated}.")
     return 0
 
 
@@ -291,7 +320,7 @@ def demo(
     cell: Cell = None,
     rehearse: Rehearse = False,
     set: Annotated[  # noqa: A002 (the flag's name)
-        tuple[str, ...], arg(metavar="KEY=VALUE", help="Options of the environment, for example arm=ur5e")
+        Settings, arg(metavar="KEY=VALUE ...", help="Options of the environment, for example arm=ur5e")
     ] = (),
 ) -> int:
     """Record demonstrations of a task by its scripted expert into an episode store."""
@@ -310,7 +339,7 @@ def demo(
         raise ConfigError(
             f"{path} exists; nothing in it was touched. Train with --demos {path}, or record to --out OTHER."
         )
-    options = {**assignments(tuple(pair.removeprefix("env.") for pair in set)), **_place(cell, rehearse)}
+    options = {**assignments(pair.removeprefix("env.") for pair in chain.from_iterable(set)), **_place(cell, rehearse)}
     env = make(task, options)
     try:
         expert = scripted_expert(env, np.random.default_rng(seed), noise)

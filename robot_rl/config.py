@@ -31,6 +31,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "random_steps": (0, math.inf),
     "replay_capacity": (100, math.inf),
     "eval_episodes": (0, math.inf),
+    "eval_every": (0, math.inf),
     "checkpoint_every_s": (0, math.inf),
 }
 
@@ -72,6 +73,7 @@ class TrainConfig:
         normalise: Scale observations by the mean and standard deviation of the demonstrations.
         replay_capacity: Transitions kept in memory.
         eval_episodes: Episodes of the evaluation after training.
+        eval_every: Environment steps between evaluations in a process beside training, on a twin; 0 for none.
         checkpoint_every_s: Wall time between checkpoints [s].
         tensorboard: Also write TensorBoard files.
     """
@@ -103,6 +105,7 @@ class TrainConfig:
     normalise: bool = False
     replay_capacity: int = 200_000
     eval_episodes: int = 100
+    eval_every: int = 0
     checkpoint_every_s: float = 60.0
     tensorboard: bool = False
 

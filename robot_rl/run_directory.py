@@ -106,6 +106,10 @@ class RunDirectory:
         return self.path / "metrics.jsonl"
 
     @property
+    def evaluations(self) -> Path:
+        return self.path / "evaluations.jsonl"
+
+    @property
     def plots(self) -> Path:
         return self.path / "plots"
 

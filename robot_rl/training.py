@@ -44,6 +44,7 @@ class Trainer:
         self._return, self._length = 0.0, 0
         self._checkpoints = run.checkpoints
         self._checkpointed = time.monotonic()
+        self._published = 0  # at this step
 
     @property
     def step(self) -> int:
@@ -142,6 +143,8 @@ class Trainer:
                 self._end_episode(succeeded(info), info)
                 observation = None
             self.progress.update(step=self.step, update=self.learner.updates)
+            if cfg.eval_every and self.step // cfg.eval_every > self._published // cfg.eval_every:
+                checkpoint_if_room(self._publish, self.progress)
             if time.monotonic() - self._checkpointed > cfg.checkpoint_every_s:
                 self._commit()
                 self._checkpoint()
@@ -220,10 +223,14 @@ class Trainer:
             self._checkpoints.save(self.learner.policy.state_dict(), facts)
             if self.state.successes:
                 self._checkpoints.mark_best(float(np.mean(self.state.successes)))
-            publish(self.run, self.learner, self.step, self.step)
+            self._publish()
 
         checkpoint_if_room(save, self.progress) if self._checkpoints.exists else save()
         self._checkpointed = time.monotonic()
+
+    def _publish(self) -> None:
+        publish(self.run, self.learner, self.step, self.step)
+        self._published = self.step
 
     def _restore(self, facts: Mapping[str, Any]) -> Any:
         """Take the episodes back in; returns the observation to go on from, None between episodes."""

@@ -92,7 +92,7 @@ def test_they_start_in_any_order(run, order):
 def test_each_skill_has_a_start_of_its_own_to_wait_for(tmp_path):
     """Two instructions: the steps of each count towards its own `learning_starts`, and nobody waits for ever."""
     settings = [*SETTINGS, "learning_starts=80", "steps=260", "demos=2"]
-    assert train("bin_relocate", run=tmp_path / "run", set=settings, asynchronous=True) == 0
+    assert train("bin_relocate", run=tmp_path / "run", set=(tuple(settings),), asynchronous=True) == 0
     assert steps_on_disk(RunDirectory(tmp_path / "run")) == 260
 
 
@@ -128,7 +128,7 @@ def test_a_second_learner_is_refused(run):
 
 def test_one_command_runs_both_and_either_way_goes_on(tmp_path, capsys):
     path = tmp_path / "run"
-    assert train("reach", run=path, set=SETTINGS, asynchronous=True) == 0
+    assert train("reach", run=path, set=(SETTINGS,), asynchronous=True) == 0
     run = RunDirectory(path)
     check_finished(run)
     assert "logs" in capsys.readouterr().out
