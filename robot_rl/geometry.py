@@ -8,6 +8,7 @@ Source: Lynch & Park, Modern Robotics, ch. 3 (which stacks angular first; we sta
 """
 
 import math
+from itertools import permutations, product
 from types import EllipsisType
 
 import numpy as np
@@ -17,11 +18,13 @@ from numpy.typing import ArrayLike, NDArray
 from robot_rl.errors import ShapeError
 
 __all__ = [
+    "CUBE_ROTATIONS",
     "IDENTITY_POSE",
     "IDENTITY_XYZW",
     "adjoint",
     "compose",
     "invert",
+    "least_turned",
     "matrix_from_quat",
     "move_wrench",
     "quat_conjugate",
@@ -132,6 +135,31 @@ def quat_from_matrix(matrix: Array) -> Array:
         out[3] = m[k, j] - m[j, k]
     out /= math.sqrt(out[0] ** 2 + out[1] ** 2 + out[2] ** 2 + out[3] ** 2)
     return out if out[3] >= 0.0 else -out
+
+
+def _cube_rotations() -> Array:
+    signed = [
+        np.eye(3)[list(order)] * signs for order in permutations(range(3)) for signs in product((1.0, -1.0), repeat=3)
+    ]
+    return np.array([matrix for matrix in signed if np.linalg.det(matrix) > 0.0])
+
+
+CUBE_ROTATIONS: Array = _cube_rotations()
+CUBE_ROTATIONS.setflags(write=False)
+"""The 24 rotations that a cube looks the same after, shape (24, 3, 3)."""
+
+
+def least_turned(matrix: Array, rotations: Array) -> Array:
+    """Of the orientations that a symmetric body cannot be told apart in, the one nearest to no turn at all.
+
+    Args:
+        matrix: An orientation of the body, shape (3, 3).
+        rotations: Those of the body onto itself, shape (N, 3, 3).
+
+    Returns:
+        Shape (3, 3).
+    """
+    return matrix @ rotations[np.argmax(np.einsum("ij,nji->n", matrix, rotations))]
 
 
 @njit(cache=True)

@@ -55,6 +55,8 @@ class Policy:
             raise ConfigError(
                 f"device: {config.device} asked for, but torch finds no CUDA device here. Say device=cpu."
             )
+        if config.device != "cpu":
+            torch.set_float32_matmul_precision("high")  # TF32: ten bits of mantissa are enough for these networks
         self.deterministic = False
         self.layout = ObservationLayout(observation_space)
         self.perception = (

@@ -24,6 +24,7 @@ from robot_rl.errors import (
 from robot_rl.geometry import (
     compose,
     invert,
+    least_turned,
     matrix_from_quat,
     quat_from_rotvec,
     quat_multiply,
@@ -351,15 +352,18 @@ class RobotEnv(gym.Env[Observation, NDArray[np.float32]]):
         moved = compose(self._reference_inverse, pose)
         return np.concatenate([moved[:3], rotvec_from_quat(moved[3:])])
 
-    def _in_tcp(self, tcp_pose: Array, pose: Array) -> Array:
+    def _in_tcp(self, tcp_pose: Array, name: str, pose: Array) -> Array:
         moved = compose(invert(tcp_pose), pose)
-        return np.concatenate([moved[:3], matrix_from_quat(moved[3:])[:, :2].T.ravel()])
+        matrix = matrix_from_quat(moved[3:])
+        if name in self.task.spec.symmetries:
+            matrix = least_turned(matrix, self.task.spec.symmetries[name])
+        return np.concatenate([moved[:3], matrix[:, :2].T.ravel()])
 
     def _observe(self, world: World) -> Observation:
         arm, noise = world.arm, self._randomiser.ranges if self._randomiser else None
         wrench = arm.wrench_tcp
         names = () if self._vision else self.task.spec.objects
-        objects = [self._in_tcp(arm.tcp_pose, world.objects[name]) for name in names]
+        objects = [self._in_tcp(arm.tcp_pose, name, world.objects[name]) for name in names]
         if noise is not None:
             sigma = np.repeat([noise.wrench_noise, noise.wrench_noise / 10.0], 3)
             wrench = wrench + self.np_random.normal(0.0, 1.0, 6) * sigma

@@ -9,7 +9,7 @@ from drivers.safety import SafetyLimits
 from drivers.tag_layout import Tag
 from drivers.twin.randomisation import Randomisation
 from drivers.twin.scene import Scene
-from robot_rl.geometry import matrix_from_quat, quat_from_rotvec, quat_multiply
+from robot_rl.geometry import CUBE_ROTATIONS, matrix_from_quat, quat_from_rotvec, quat_multiply
 from tasks.spec import TOOL_DOWN_XYZW, Move, Task, TaskSpec, World
 
 __all__ = ["TAGS", "BinRelocate"]
@@ -56,6 +56,7 @@ class BinRelocate(Task):
         instruction="move the object to the other bin",
         tags=TAGS,
         objects=("object",),
+        symmetries={"object": CUBE_ROTATIONS},
         start_position=(CENTRE_X, 0.0, 0.16),
         limits=SafetyLimits(
             position_low=(CENTRE_X - 0.07, -0.15, 0.03), position_high=(CENTRE_X + 0.07, 0.15, 0.18),

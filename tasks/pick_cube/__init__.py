@@ -9,7 +9,7 @@ from drivers.safety import SafetyLimits
 from drivers.tag_layout import Tag
 from drivers.twin.randomisation import Randomisation
 from drivers.twin.scene import Scene
-from robot_rl.geometry import quat_from_rotvec, quat_multiply, quat_rotate
+from robot_rl.geometry import CUBE_ROTATIONS, quat_from_rotvec, quat_multiply, quat_rotate
 from tasks.spec import TOOL_DOWN_XYZW, Move, Task, TaskSpec, World
 
 __all__ = ["TAGS", "PickCube"]
@@ -39,6 +39,7 @@ class PickCube(Task):
         instruction="pick up the cube",
         tags=TAGS,
         objects=("cube",),
+        symmetries={"cube": CUBE_ROTATIONS},
         start_position=(0.5, 0.0, 0.25),
         start_noise=(0.03, 0.03, 0.03, 0.0),
         limits=SafetyLimits(

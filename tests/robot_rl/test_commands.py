@@ -66,6 +66,8 @@ def refused(capsys, arguments):
         (["train", "reach", "--set", "gama=0.9"], ["'gama'", "gamma"]),
         (["train", "reach", "--set", "gamma"], ["KEY=VALUE"]),
         (["train", "reach", "--set", "gamma=high"], ["--set", "gamma", "'high'"]),
+        (["train", "reach", "--set", "gamma=high", "seed=1", "--set", "seed=2"], ["gamma", "'high'"]),
+        (["train", "reach", "--eval-every", "100", "--cell", "fr3.yaml"], ["arm in use", "robot-rl eval"]),
         (["train", "reach", "--set", "env.arm=kuka"], ["kuka", "fr3"]),
         (["train", "reach", "--set", "env.colour=red"], ["colour"]),
         (["train", "reach", "--set", "env.max_steps=10s"], ["max_steps", "10s"]),

@@ -10,11 +10,13 @@ from scipy.spatial.transform import Rotation
 
 from robot_rl.errors import ShapeError
 from robot_rl.geometry import (
+    CUBE_ROTATIONS,
     IDENTITY_POSE,
     IDENTITY_XYZW,
     adjoint,
     compose,
     invert,
+    least_turned,
     matrix_from_quat,
     move_wrench,
     quat_conjugate,
@@ -232,6 +234,16 @@ def test_a_wrong_shape_is_named(arguments, name, shape):
     with pytest.raises(ShapeError, match=name) as caught:
         move_wrench(*arguments)
     assert shape in str(caught.value)
+
+
+def test_a_cube_looks_the_same_on_every_face():
+    assert len({matrix.tobytes() for matrix in CUBE_ROTATIONS + 0.0}) == 24
+    turn = matrix_from_quat(quat_from_rotvec(np.array([0.1, -0.2, 0.5])))
+    for rotation in CUBE_ROTATIONS:
+        np.testing.assert_allclose(least_turned(turn @ rotation, CUBE_ROTATIONS), turn, atol=1e-12)
+    quarter_less = matrix_from_quat(quat_from_rotvec(np.array([0.0, 0.0, 1.0])))
+    nearest = matrix_from_quat(quat_from_rotvec(np.array([0.0, 0.0, 1.0 - np.pi / 2])))
+    np.testing.assert_allclose(least_turned(quarter_less, CUBE_ROTATIONS), nearest, atol=1e-12)
 
 
 @pytest.mark.parametrize("pose", [np.zeros(6), np.eye(4), np.zeros((2, 7)), 0.0])

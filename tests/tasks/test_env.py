@@ -298,6 +298,18 @@ def test_an_unstable_twin_is_a_fault_and_the_next_episode_is_well():
     env.close()
 
 
+def test_a_block_on_its_side_looks_like_one_on_its_foot():
+    env = gym.make("robot_rl/BinRelocate-v0")
+    env.reset(seed=0)
+    own, turned = env.unwrapped, Rotation.from_rotvec([0.0, 0.0, 0.2])
+    place = own.world().objects["object"][:3]
+    for tumbled in (Rotation.identity(), Rotation.from_rotvec([np.pi / 2, 0.0, 0.0])):
+        own.cell.stage.place("object", np.concatenate([place, (turned * tumbled).as_quat()]))
+        columns = env.step(np.zeros(7, np.float32))[0]["state"][own.state_layout["object_pose"]][3:]
+        np.testing.assert_allclose(columns, [np.cos(0.2), -np.sin(0.2), 0, np.sin(0.2), np.cos(0.2), 0], atol=0.02)
+    env.close()
+
+
 def test_vision_has_pictures_and_no_object_poses():
     env = gym.make("robot_rl/PickCube-v0", observations="vision", image_size=48)
     observation, _ = env.reset(seed=0)
