@@ -17,7 +17,7 @@ from robot_rl.store import EpisodeStore
 from robot_rl.store_files import WriterLock
 from robot_rl.store_records import EpisodeRecord
 from robot_rl.store_writer import COMMIT
-from robot_rl.training import publish
+from robot_rl.training import mark_best, publish, publish_best
 
 __all__ = ["AsyncLearner"]
 
@@ -102,6 +102,8 @@ class AsyncLearner:
                 self._checkpoint()
             reason = self._loop(store)
             self._checkpoint()
+            if reason == "steps":
+                publish_best(self.run, self.learner, self.successes, self.progress)
         return reason
 
     def _wait_for_actor(self) -> bool:
@@ -202,8 +204,7 @@ class AsyncLearner:
 
         def save() -> None:
             self._checkpoints.save(self.learner.policy.state_dict(), facts)
-            if self.successes:
-                self._checkpoints.mark_best(sum(self.successes) / len(self.successes))
+            mark_best(self._checkpoints, self.successes)
             self._publish()
 
         checkpoint_if_room(save, self.progress) if self._checkpoints.exists else save()

@@ -1,12 +1,13 @@
 """The synchronous training loop: act, store, update, again; reproducible from a seed and resumable at any step."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
+from robot_rl.checkpoints import CheckpointFolder
 from robot_rl.config import TrainConfig
 from robot_rl.demonstrations import succeeded
 from robot_rl.environments import Env, instructions_of, make
@@ -19,7 +20,9 @@ from robot_rl.recording import STOP_WINDOW, checkpoint_if_room, commit_patiently
 from robot_rl.resuming import LoopState, repeat_episode
 from robot_rl.run_directory import RunDirectory, save_tensors
 
-__all__ = ["Trainer", "describe", "publish"]
+__all__ = ["Trainer", "describe", "mark_best", "publish", "publish_best"]
+
+BETTER = 0.03  # share of training episodes; less is chance
 
 
 class Trainer:
@@ -124,6 +127,8 @@ class Trainer:
             if reason:
                 self._commit()
                 self._checkpoint()
+                if reason == "steps":
+                    publish_best(self.run, self.learner, state.successes, self.progress)
                 return reason
             if observation is None:
                 observation, info = self.env.reset(seed=state.episode_seed())
@@ -221,8 +226,7 @@ class Trainer:
 
         def save() -> None:
             self._checkpoints.save(self.learner.policy.state_dict(), facts)
-            if self.state.successes:
-                self._checkpoints.mark_best(float(np.mean(self.state.successes)))
+            mark_best(self._checkpoints, self.state.successes)
             self._publish()
 
         checkpoint_if_room(save, self.progress) if self._checkpoints.exists else save()
@@ -285,6 +289,34 @@ def publish(run: RunDirectory, learner: Learner, step: int, settled: int) -> Non
         "settled": settled,
     }
     save_tensors(run.policy, learner.policy.policy_state(), facts)
+
+
+def mark_best(checkpoints: CheckpointFolder, successes: Sequence[bool]) -> None:
+    """Score the newest checkpoint by the training episodes before it, once there are enough of them."""
+    if len(successes) == STOP_WINDOW:
+        checkpoints.mark_best(float(np.mean(successes)))
+
+
+def publish_best(run: RunDirectory, learner: Learner, successes: Sequence[bool], progress: TrainingProgress) -> None:
+    """At a run's end, publish the best checkpoint's policy where training did clearly better then than at last.
+
+    Args:
+        run: Whose checkpoints.
+        learner: Takes the best checkpoint over where that is published; the checkpoints keep the last one too.
+        successes: Of the last training episodes.
+        progress: Says so.
+    """
+    checkpoints, last = run.checkpoints, float(np.mean(successes)) if successes else 0.0
+    best = checkpoints.best
+    if best is None or best.score < last + BETTER:
+        return
+    tensors, facts = checkpoints.load_best()
+    learner.policy.load_state_dict(tensors)
+    publish(run, learner, facts["step"], facts["step"])
+    progress.log(
+        f"The policy of step {facts['step']} is published: {best.score:.0%} of the {STOP_WINDOW} training episodes before "
+        f"it succeeded, of the last ones {last:.0%}."
+    )
 
 
 def describe(reason: str, trainer: Trainer) -> str:

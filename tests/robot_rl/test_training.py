@@ -8,6 +8,7 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 
 from robot_rl.agent_config import AgentConfig
 from robot_rl.config import TrainConfig, load_config, preset
@@ -266,6 +267,24 @@ def test_training_ends_early_when_it_succeeds(tmp_path):
     reason, trainer, _ = train(settings, tmp_path / "run")
     assert reason == "success"
     assert trainer.state.episode >= 100
+
+
+def test_the_best_policy_is_published_where_the_last_is_worse(tmp_path):
+    run = RunDirectory.create(config(), tmp_path / "run")
+    Trainer(config(), run, Quiet()).train()
+    before, facts = load_tensors(run.policy)
+    checkpoints = run.checkpoints
+    assert checkpoints.best is None, "sixty steps are too few episodes to be judged by"
+    checkpoints.load()
+    checkpoints.mark_best(1.0)
+    longer, progress = config(steps=120), Quiet()
+    Trainer(longer, run, progress).train()
+    after, published = load_tensors(run.policy)
+    assert published["step"] == facts["step"] == 60
+    assert "of step 60 is published" in progress.messages[-1]
+    for name, tensor in before.items():
+        assert torch.equal(tensor, after[name]), name
+    assert run.checkpoints.load()[1]["step"] == 120, "and training goes on from the last"
 
 
 def test_what_an_environments_bug_leaves_is_kept_and_gone_on_with(tmp_path):
