@@ -136,6 +136,8 @@ def _torchvision(model: str) -> Trunk:
 def _transformers(model: str) -> Trunk:
     transformers: Any = importlib.import_module("transformers")
     whole = transformers.AutoModel.from_pretrained(model)
+    if hasattr(whole, "text_model"):  # CLIP and its like: the half that sees
+        whole = whole.vision_model
     return Trunk(_HiddenStates(whole), IMAGENET_MEAN, IMAGENET_STD)
 
 

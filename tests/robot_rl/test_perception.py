@@ -137,6 +137,32 @@ def test_a_trunk_that_cannot_be_had_is_one_message(name):
         load_trunk(name)
 
 
+def hub_model(kind):
+    """A tiny one of each family that transformers knows, as its own class makes it."""
+    import transformers as hf
+
+    small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 64, "patch_size": 16}
+    text = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    return {
+        "vit": lambda: hf.ViTModel(hf.ViTConfig(**small)),
+        "dinov2 with registers": lambda: hf.Dinov2WithRegistersModel(hf.Dinov2WithRegistersConfig(**small)),
+        "resnet": lambda: hf.ResNetModel(hf.ResNetConfig(embedding_size=8, hidden_sizes=[8, 16, 24, 32])),
+        "clip": lambda: hf.CLIPModel(hf.CLIPConfig(vision_config=small, text_config=text)),
+    }[kind]()
+
+
+@pytest.mark.parametrize(
+    ("kind", "channels"), [("vit", 32), ("dinov2 with registers", 32), ("resnet", 24), ("clip", 32)]
+)
+def test_a_model_of_the_hub_from_its_folder(kind, channels, tmp_path):
+    pytest.importorskip("transformers", reason="pip install 'robot-rl[hf]'")
+    torch.manual_seed(0)
+    hub_model(kind).save_pretrained(tmp_path)
+    seen = load_trunk(f"hf:{tmp_path}")(torch.from_numpy(pictures(2)))
+    assert seen.shape == (2, 16, channels), "four by four cells of 64 x 64 pixels"
+    assert (seen[0] != seen[1]).any()
+
+
 def test_a_frozen_trunk_is_the_published_network():
     """Batch norms folded into convolutions: the same features as the package's own network, cut at the same place."""
     import contextlib
