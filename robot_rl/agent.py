@@ -75,9 +75,9 @@ class SACAgent:
         self.observation_mean = torch.zeros(observation_dim, device=device)
         self.observation_std = torch.ones(observation_dim, device=device)
 
-        rate = (config.learning_rate, config.warmup_steps, config.fused)
+        rate, decay = (config.learning_rate, config.warmup_steps, config.fused), config.critic_weight_decay
         self._actor_adam = Adam(self.actor.parameters, *rate)
-        self._critic_adam = Adam(self.critics.parameters, *rate)
+        self._critic_adam = Adam(self.critics.parameters, *rate, decay)
         self._temperature_adam = Adam(self.raw_temperature, *rate)
         self._encoder_adams = {
             name: [Adam(p, *rate) for p in self._trained(name)] for name in ("actor", "critics") if self.encoders

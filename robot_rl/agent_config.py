@@ -41,6 +41,8 @@ class AgentConfig:
         std_max: Largest standard deviation before the tanh [action units].
         learning_rate: Adam's step size for actor, critics and temperature.
         warmup_steps: Optimiser steps over which the step size rises linearly from zero.
+        critic_weight_decay: Share of the learning rate by which the critics' parameters shrink at every step (AdamW).
+            Critics that have seen a few dozen episodes know them by heart; this keeps their values smooth between them.
         tau: Share by which target critics move towards the critics at every update.
         policy_delay: Critic updates per actor update.
         temperature_init: Initial entropy temperature.
@@ -73,6 +75,7 @@ class AgentConfig:
     std_max: float = 5.0
     learning_rate: float = 3e-4
     warmup_steps: int = 0
+    critic_weight_decay: float = 0.0
     tau: float = 0.005
     policy_delay: int = 8
     temperature_init: float = 0.01

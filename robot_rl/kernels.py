@@ -223,10 +223,11 @@ def backward(
 
 
 @numba.njit(nogil=True, fastmath=FAST, error_model="numpy", cache=True)
-def adam(first, last, p, g, m, v, target, rate, beta1, beta2, epsilon, tau):
+def adam(first, last, p, g, m, v, target, rate, beta1, beta2, epsilon, tau, keep):
     """Adam on elements ``first..last`` of flat arrays and, where ``target`` is not empty, target += tau (p - target).
 
     ``rate`` and ``epsilon`` carry the bias corrections: lr sqrt(1 - beta2^t) / (1 - beta1^t), eps sqrt(1 - beta2^t).
+    ``keep``, 1 - lr times the weight decay, is what a step leaves of a parameter before it moves it.
     """
     c1 = _ONE - beta1
     c2 = _ONE - beta2
@@ -234,12 +235,12 @@ def adam(first, last, p, g, m, v, target, rate, beta1, beta2, epsilon, tau):
         for i in range(first, last):
             m[i] = beta1 * m[i] + c1 * g[i]
             v[i] = beta2 * v[i] + c2 * g[i] * g[i]
-            p[i] = p[i] - rate * m[i] / (np.sqrt(v[i]) + epsilon)
+            p[i] = keep * p[i] - rate * m[i] / (np.sqrt(v[i]) + epsilon)
     else:
         for i in range(first, last):
             mi = beta1 * m[i] + c1 * g[i]
             vi = beta2 * v[i] + c2 * g[i] * g[i]
-            pi = p[i] - rate * mi / (np.sqrt(vi) + epsilon)
+            pi = keep * p[i] - rate * mi / (np.sqrt(vi) + epsilon)
             m[i] = mi
             v[i] = vi
             p[i] = pi
@@ -274,7 +275,7 @@ def regression_step(
 
     One network's weights, activations and gradients stay in the core's own cache from the first to the last of these.
     ``xhat``, ``h``, ``rstd``, ``d_out``, ``grads`` hold one network and belong to the calling thread. The loss is the
-    mean of (out - y)^2 over samples and all networks. ``numbers``: the last five arguments of `adam`. Where ``d_x``,
+    mean of (out - y)^2 over samples and all networks. ``numbers``: the last six arguments of `adam`. Where ``d_x``,
     scratch of shape (1, B, inputs), is not empty, the loss's gradient by the inputs is added to ``d_inputs``.
     """
     networks, size = parameters.shape
@@ -304,4 +305,5 @@ def regression_step(
             numbers[2],
             numbers[3],
             numbers[4],
+            numbers[5],
         )

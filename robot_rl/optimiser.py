@@ -1,4 +1,4 @@
-"""Adam on flat tensors: one pass over memory for moments, parameters and their Polyak average."""
+"""AdamW on flat tensors: one pass over memory for moments, parameters and their Polyak average."""
 
 import math
 
@@ -14,32 +14,34 @@ _NO_AVERAGE: NDArray[np.float32] = np.zeros(0, np.float32)
 
 
 class Adam:
-    """Adam on one flat tensor, with linear learning-rate warm-up and, in the same pass, a Polyak-averaged target.
+    """Adam on one flat tensor, with decoupled weight decay, linear warm-up and, in the same pass, a Polyak-averaged target.
 
     Args:
         parameter: The tensor that is moved, of any shape.
         learning_rate: Step size after warm-up.
         warmup_steps: Steps over which the rate rises linearly from zero; 0 means none.
         fused: Use the CPU kernel.
+        weight_decay: Share of the learning rate that every parameter shrinks by at a step (AdamW, arXiv 1711.05101).
     """
 
-    def __init__(self, parameter: Tensor, learning_rate: float, warmup_steps: int = 0, fused: bool = True) -> None:
+    def __init__(self, parameter: Tensor, learning_rate: float, warmup_steps: int = 0, fused: bool = True, weight_decay: float = 0.0) -> None:
         self.parameter = parameter.detach()
         self.learning_rate = learning_rate
-        self.warmup_steps = warmup_steps
+        self.warmup_steps, self.weight_decay = warmup_steps, weight_decay
         self.fused = fused and parameter.device.type == "cpu"
         self.m = torch.zeros_like(self.parameter)
         self.v = torch.zeros_like(self.parameter)
         self.steps = 0
 
-    def advance(self, tau: float = 0.0) -> tuple[np.float32, np.float32, np.float32, np.float32, np.float32]:
-        """Count one step; returns the last five arguments of `kernels.adam` for it."""
+    def advance(self, tau: float = 0.0) -> tuple[np.float32, ...]:
+        """Count one step; returns the last six arguments of `kernels.adam` for it."""
         self.steps += 1
         beta1, beta2, epsilon = 0.9, 0.999, 1e-8
         rate = self.learning_rate * (min(1.0, self.steps / self.warmup_steps) if self.warmup_steps else 1.0)
+        keep = 1.0 - rate * self.weight_decay
         root = math.sqrt(1 - beta2**self.steps)
         rate *= root / (1 - beta1**self.steps)
-        return np.float32(rate), np.float32(beta1), np.float32(beta2), np.float32(epsilon * root), np.float32(tau)
+        return tuple(np.float32(number) for number in (rate, beta1, beta2, epsilon * root, tau, keep))
 
     def step(self, gradient: Tensor, target: Tensor | None = None, tau: float = 0.0) -> None:
         """One step along ``gradient``; then ``target += tau (parameter - target)``."""
@@ -59,10 +61,10 @@ class Adam:
                 shares,
             )
             return
-        rate, beta1, beta2, epsilon, _ = (float(number) for number in numbers)
+        rate, beta1, beta2, epsilon, _, keep = (float(number) for number in numbers)
         self.m.lerp_(gradient, 1 - beta1)
         self.v.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-        self.parameter.addcdiv_(self.m, self.v.sqrt().add_(epsilon), value=-rate)
+        self.parameter.mul_(keep).addcdiv_(self.m, self.v.sqrt().add_(epsilon), value=-rate)
         if target is not None:
             target.detach().lerp_(self.parameter, tau)
 

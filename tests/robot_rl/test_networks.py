@@ -87,12 +87,14 @@ def test_a_subset_is_the_chosen_rows_of_the_whole():
         torch.testing.assert_close(mlp.evaluate_subset(x, chosen), mlp(x).detach()[chosen])
 
 
+@pytest.mark.parametrize("decay", [0.0, 2.0])
 @pytest.mark.parametrize("fused", [True, False])
-def test_adam_matches_torch_adam_and_averages(fused: bool):
+def test_adam_matches_torch_adam_and_averages(fused: bool, decay: float):
     parameter = torch.randn(6000)
     theirs = parameter.clone().requires_grad_()
     target, expected_target = torch.zeros(6000), torch.zeros(6000)
-    ours, reference = Adam(parameter, 1e-2, fused=fused), torch.optim.Adam([theirs], lr=1e-2)
+    ours = Adam(parameter, 1e-2, fused=fused, weight_decay=decay)
+    reference = torch.optim.AdamW([theirs], lr=1e-2, weight_decay=decay)
     for step in range(20):
         gradient = torch.randn(6000) * (step + 1)
         ours.step(gradient, target, 0.1)
@@ -117,8 +119,8 @@ def test_warm_up_scales_the_first_steps():
 def test_the_fused_regression_step_is_loss_autograd_and_torch_adam(networks: int):
     fused, plain = pair(networks, "tanh")
     x, y = torch.randn(70, 5), torch.randn(70)
-    adam, averaged = Adam(fused.parameters, 1e-3), torch.zeros_like(fused.parameters).detach()
-    reference = torch.optim.Adam([plain.parameters], lr=1e-3)
+    adam, averaged = Adam(fused.parameters, 1e-3, weight_decay=3.0), torch.zeros_like(fused.parameters).detach()
+    reference = torch.optim.AdamW([plain.parameters], lr=1e-3, weight_decay=3.0)
     expected_average = torch.zeros_like(averaged)
     for _ in range(5):
         values, d_x = fused.regress(x, y, adam, averaged, 0.5, want_x=True)
