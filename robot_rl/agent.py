@@ -56,7 +56,7 @@ class SACAgent:
     ) -> None:
         self.observation_dim, self.action_dim, self.config, self.device = observation_dim, action_dim, config, device
         initial = torch.Generator().manual_seed(seed)
-        latent_dim = observation_dim * (1 + len(config.fine_scales))
+        latent_dim = observation_dim
         self.encoders: dict[str, Encoder] = {}
         if encoder is not None:
             self.encoders = {name: encoder(latent_dim, initial).to(device) for name in ("actor", "critics")}
@@ -119,8 +119,6 @@ class SACAgent:
         vector = (observation - self.observation_mean) / self.observation_std
         if self.config.observation_clip < math.inf:
             vector = vector.clamp(-self.config.observation_clip, self.config.observation_clip)
-        if self.config.fine_scales:
-            vector = torch.cat([vector, *(torch.tanh(k * vector) for k in self.config.fine_scales)], -1)
         if not self.encoders:
             return vector
         return self.encoders[reader](vector, images or {}, self._learning if train else None)

@@ -7,7 +7,6 @@ from robot_rl.errors import ConfigError
 
 _CHOICES = {
     "activation": ("tanh", "relu"),
-    "critic_head": ("scalar", "hl_gauss"),
     "actor_value": ("mean", "min"),
     "bc_loss": ("mse", "nll"),
     "gripper": ("continuous", "discrete"),
@@ -23,18 +22,11 @@ class AgentConfig:
         activation: ``tanh`` or ``relu``, after each LayerNorm.
         observation_clip: Largest magnitude of a normalised observation entry; keeps a rare contact force from drowning
             the rest.
-        fine_scales: For each factor k, tanh(k x) of every normalised observation entry x is appended, so that a
-            millimetre near zero is as visible as a decimetre.
         critics: Number of critics, E.
         critics_in_target: M target critics, drawn anew for each update, whose minimum is bootstrapped from (REDQ).
         return_min, return_max: Bounds every bootstrapped target is clipped to, where the task bounds its return (0 and
             1 for a sparse reward that ends the episode). It is what keeps values of unseen actions from running away
             while data are few.
-        critic_head: ``scalar`` (squared TD error) or ``hl_gauss`` (cross-entropy on a histogram of values).
-        value_bins: Bins of the histogram head.
-        value_min: Lower edge of the histogram [return].
-        value_max: Upper edge of the histogram [return].
-        value_sigma_bins: Standard deviation of the histogram's Gaussian targets [bin widths].
         actor_value: What the actor ascends: ``mean`` of all critics, or ``min`` of a random subset of M.
         std_init: Standard deviation of a fresh actor before the tanh [action units].
         std_min: Smallest standard deviation before the tanh [action units].
@@ -59,16 +51,10 @@ class AgentConfig:
     hidden_sizes: tuple[int, ...] = (256, 256)
     activation: str = "tanh"
     observation_clip: float = math.inf
-    fine_scales: tuple[float, ...] = ()
     critics: int = 10
     critics_in_target: int = 2
     return_min: float = -math.inf
     return_max: float = math.inf
-    critic_head: str = "scalar"
-    value_bins: int = 101
-    value_min: float = -10.0
-    value_max: float = 10.0
-    value_sigma_bins: float = 0.75
     actor_value: str = "mean"
     std_init: float = 1.0
     std_min: float = 1e-5
@@ -98,22 +84,13 @@ class AgentConfig:
             )
         if not self.hidden_sizes or min(self.hidden_sizes) < 1:
             raise ConfigError(f"agent.hidden_sizes is {self.hidden_sizes}; it needs at least one positive width")
-        for name in (
-            "learning_rate",
-            "tau",
-            "policy_delay",
-            "temperature_init",
-            "std_init",
-            "std_min",
-            "value_sigma_bins",
-        ):
+        for name in ("learning_rate", "tau", "policy_delay", "temperature_init", "std_init", "std_min"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"agent.{name} is {getattr(self, name)}; it must be positive")
-        for low, high in (("std_min", "std_max"), ("value_min", "value_max")):
-            if getattr(self, low) >= getattr(self, high):
-                raise ConfigError(
-                    f"agent.{low} ({getattr(self, low)}) must be below agent.{high} ({getattr(self, high)})"
-                )
+        if self.std_min >= self.std_max:
+            raise ConfigError(f"agent.std_min ({self.std_min}) must be below agent.std_max ({self.std_max})")
+        if self.critic_weight_decay < 0:
+            raise ConfigError(f"agent.critic_weight_decay is {self.critic_weight_decay}; it must be at least 0")
 
     @classmethod
     def names(cls) -> tuple[str, ...]:

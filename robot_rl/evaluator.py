@@ -34,8 +34,8 @@ def check_place(config: TrainConfig) -> None:
     """
     if config.eval_every and config.env.get("cell", "twin") != "twin":
         raise ConfigError(
-            "--eval-every evaluates on a twin beside training, never with an arm in use. Train without it, and evaluate "
-            "afterwards with: robot-rl eval RUN --cell CELL.yaml"
+            "--eval-every evaluates on a twin beside training, never with an arm in use. Train without it, and "
+            "evaluate afterwards with: robot-rl eval RUN --cell CELL.yaml"
         )
 
 
@@ -109,7 +109,7 @@ class _Stoppable:
 
 @contextmanager
 def evaluating_beside(config: TrainConfig, run: RunDirectory) -> Generator[None]:
-    """While this is open, a process evaluates beside, if the run's `eval_every` asks for it; its log lies in the run."""
+    """While this is open, a process evaluates beside, if the run's `eval_every` asks for it, with a log in the run."""
     if not config.eval_every:
         yield
         return

@@ -1,4 +1,4 @@
-"""The learner's losses, pure functions. B samples, E critics, M target critics, N value bins, A action axes."""
+"""The learner's losses, pure functions. B samples, E critics, M target critics, A action axes."""
 
 import math
 
@@ -36,30 +36,6 @@ def critic_loss(values: Tensor, target: Tensor) -> Tensor:
         Scalar.
     """
     return (values - target).square().mean()
-
-
-def hl_gauss_probabilities(target: Tensor, edges: Tensor, sigma: float) -> Tensor:
-    """Histogram of a Gaussian around each target, cut off at the outer edges and normalised.
-
-    Args:
-        target: Shape (B,) [return]; clamped to the range of the edges.
-        edges: Increasing bin edges, shape (N + 1,) [return].
-        sigma: Standard deviation [return].
-
-    Returns:
-        Probabilities, shape (B, N).
-
-    Source: Farebrother et al., Stop Regressing, arXiv 2403.03950, eq. 5.
-    """
-    centred = edges - target.clamp(edges[0], edges[-1]).unsqueeze(-1)
-    cdf = torch.erf(centred / (math.sqrt(2.0) * sigma))
-    mass = cdf[..., 1:] - cdf[..., :-1]
-    return mass / mass.sum(-1, keepdim=True)
-
-
-def hl_gauss_loss(logits: Tensor, probabilities: Tensor) -> Tensor:
-    """Mean cross-entropy of predicted histograms, (E, B, N), against target histograms, (B, N)."""
-    return -(probabilities * functional.log_softmax(logits, -1)).sum(-1).mean()
 
 
 def actor_loss(values: Tensor, log_probability: Tensor, temperature: Tensor) -> Tensor:

@@ -75,12 +75,12 @@ class Actor:
 
 
 class Critics:
-    """E action-value functions on (encoded observation, action), with a scalar or a histogram head.
+    """E action-value functions on (encoded observation, action).
 
     Args:
         latent_dim: L.
         action_dim: A.
-        config: Number of critics, widths, head.
+        config: Number of critics, widths.
         generator: Source of the initial weights.
         device: Where they live.
     """
@@ -88,15 +88,8 @@ class Critics:
     def __init__(
         self, latent_dim: int, action_dim: int, config: AgentConfig, generator: torch.Generator, device: str = "cpu"
     ) -> None:
-        self.histogram = config.critic_head == "hl_gauss"
-        outputs = config.value_bins if self.histogram else 1
-        shape = MLPShape((latent_dim + action_dim, *config.hidden_sizes, outputs), config.activation)
+        shape = MLPShape((latent_dim + action_dim, *config.hidden_sizes, 1), config.activation)
         self.mlp = EnsembleMLP(config.critics, shape, generator, device=device, fused=config.fused)
-        if self.histogram:
-            self._edges = torch.linspace(config.value_min, config.value_max, config.value_bins + 1, device=device)
-            self._centres = 0.5 * (self._edges[1:] + self._edges[:-1])
-            bin_width = (config.value_max - config.value_min) / config.value_bins
-            self._sigma = config.value_sigma_bins * bin_width
 
     @property
     def parameters(self) -> Tensor:
@@ -104,25 +97,21 @@ class Critics:
 
     def values(self, latent: Tensor, action: Tensor, train: bool = False) -> Tensor:
         """Q of every critic, shape (E, B); gradients reach latent and action, and with ``train`` the critics."""
-        return self._value(self.mlp(torch.cat((latent, action), -1), train))
+        return self.mlp(torch.cat((latent, action), -1), train).squeeze(-1)
 
     def subset_values(self, latent: Tensor, action: Tensor, index: Tensor) -> Tensor:
         """Q of the critics named by ``index``, shape (M, B), without gradients; the others are not evaluated."""
-        return self._value(self.mlp.evaluate_subset(torch.cat((latent, action), -1), index))
+        return self.mlp.evaluate_subset(torch.cat((latent, action), -1), index).squeeze(-1)
 
     def loss(self, latent: Tensor, action: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Loss of all critics against shared targets (B,), and the detached values (E, B)."""
-        out = self.mlp(torch.cat((latent, action), -1))
-        values = self._value(out)
-        if not self.histogram:
-            return losses.critic_loss(values, target), values.detach()
-        probabilities = losses.hl_gauss_probabilities(target, self._edges, self._sigma)
-        return losses.hl_gauss_loss(out, probabilities), values.detach()
+        values = self.mlp(torch.cat((latent, action), -1)).squeeze(-1)
+        return losses.critic_loss(values, target), values.detach()
 
     @property
     def can_regress(self) -> bool:
-        """Whether `regress` may stand for `loss` and its optimiser step: scalar values on the fused kernels."""
-        return self.mlp.fused and not self.histogram
+        """Whether `regress` may stand for `loss` and its optimiser step: on the fused kernels."""
+        return self.mlp.fused
 
     def regress(
         self, latent: Tensor, action: Tensor, target: Tensor, adam: Adam, averaged: "Critics", tau: float
@@ -136,9 +125,6 @@ class Critics:
         if back:
             latent.backward(d_x[:, : latent.shape[1]])
         return values
-
-    def _value(self, out: Tensor) -> Tensor:
-        return (out.softmax(-1) * self._centres).sum(-1) if self.histogram else out.squeeze(-1)
 
 
 def softplus_inverse(value: float) -> float:

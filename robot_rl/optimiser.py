@@ -14,7 +14,7 @@ _NO_AVERAGE: NDArray[np.float32] = np.zeros(0, np.float32)
 
 
 class Adam:
-    """Adam on one flat tensor, with decoupled weight decay, linear warm-up and, in the same pass, a Polyak-averaged target.
+    """Adam on one flat tensor: decoupled weight decay, linear warm-up and, in the same pass, a Polyak-averaged target.
 
     Args:
         parameter: The tensor that is moved, of any shape.
@@ -24,7 +24,14 @@ class Adam:
         weight_decay: Share of the learning rate that every parameter shrinks by at a step (AdamW, arXiv 1711.05101).
     """
 
-    def __init__(self, parameter: Tensor, learning_rate: float, warmup_steps: int = 0, fused: bool = True, weight_decay: float = 0.0) -> None:
+    def __init__(
+        self,
+        parameter: Tensor,
+        learning_rate: float,
+        warmup_steps: int = 0,
+        fused: bool = True,
+        weight_decay: float = 0.0,
+    ) -> None:
         self.parameter = parameter.detach()
         self.learning_rate = learning_rate
         self.warmup_steps, self.weight_decay = warmup_steps, weight_decay

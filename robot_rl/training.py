@@ -314,8 +314,8 @@ def publish_best(run: RunDirectory, learner: Learner, successes: Sequence[bool],
     learner.policy.load_state_dict(tensors)
     publish(run, learner, facts["step"], facts["step"])
     progress.log(
-        f"The policy of step {facts['step']} is published: {best.score:.0%} of the {STOP_WINDOW} training episodes before "
-        f"it succeeded, of the last ones {last:.0%}."
+        f"The policy of step {facts['step']} is published: {best.score:.0%} of the {STOP_WINDOW} training episodes "
+        f"before it succeeded, of the last ones {last:.0%}."
     )
 
 

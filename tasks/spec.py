@@ -30,8 +30,8 @@ class TaskSpec:
         name: As on the command line.
         instruction: What a person would say.
         objects: Names the tracker must report; their poses are part of the state observation.
-        symmetries: Rotations of an object onto itself, shape (N, 3, 3), for objects whose faces are alike: a policy sees
-            the orientation least turned against the tool, whichever face is up.
+        symmetries: Rotations of an object onto itself, shape (N, 3, 3), where its faces are alike: a policy sees the
+            orientation least turned against the tool, whichever face is up.
         start_position: Of the tcp when an episode begins [m]; the tool points down.
         start_noise: Half-widths of the uniform noise on it: x, y, z [m] and yaw [rad].
         limits: Where targets may lie.

@@ -15,7 +15,14 @@ from robot_rl.progress import TrainingProgress
 from robot_rl.run_directory import RunDirectory
 from tests.robot_rl import toy
 
-SETTINGS = ["demos=none", "steps=120", "agent.hidden_sizes=[16,16]", "batch_size=16", "learning_starts=5", "utd_ratio=1"]
+SETTINGS = [
+    "demos=none",
+    "steps=120",
+    "agent.hidden_sizes=[16,16]",
+    "batch_size=16",
+    "learning_starts=5",
+    "utd_ratio=1",
+]
 
 
 def evaluator(run):

@@ -2,10 +2,9 @@
 
 import math
 
-import numpy as np
 import pytest
 import torch
-from scipy import integrate, stats
+from scipy import integrate
 
 from robot_rl import losses
 from robot_rl.networks import TanhGaussian
@@ -33,25 +32,6 @@ def test_entropy_bonus_is_discounted_with_the_value():
 def test_critic_loss_is_the_mean_over_critics_and_samples():
     """Errors 1, 0 / 0, 3: (1 + 9) / 4 = 2.5 (by hand)."""
     assert losses.critic_loss(torch.tensor([[1.0, 2.0], [0.0, 5.0]]), torch.tensor([0.0, 2.0])).item() == 2.5
-
-
-def test_hl_gauss_probabilities_match_scipys_truncated_normal():
-    edges = torch.linspace(-2, 2, 9)
-    target, sigma = 0.3, 0.4
-    ours = losses.hl_gauss_probabilities(torch.tensor([target]), edges, sigma)[0].numpy()
-    truncated = stats.truncnorm((-2 - target) / sigma, (2 - target) / sigma, loc=target, scale=sigma)
-    np.testing.assert_allclose(ours, np.diff(truncated.cdf(edges.numpy())), atol=1e-6)
-
-
-def test_hl_gauss_targets_outside_the_range_are_clamped():
-    edges = torch.linspace(-1, 1, 5)
-    inside, outside = losses.hl_gauss_probabilities(torch.tensor([1.0, 70.0]), edges, 0.3)
-    torch.testing.assert_close(inside, outside)
-
-
-def test_hl_gauss_loss_of_equal_logits_is_the_log_of_the_number_of_bins():
-    loss = losses.hl_gauss_loss(torch.zeros(3, 2, 7), torch.full((2, 7), 1 / 7))
-    assert loss.item() == pytest.approx(math.log(7))
 
 
 def test_actor_loss_by_hand():
