@@ -153,8 +153,9 @@ class Actor:
             action = self._newest.policy.act(observation, instruction)
         following, reward, terminated, truncated, info = self.env.step(action)
         self.store.append(
-            action=action, reward=float(reward), terminated=terminated, truncated=truncated,
-            next_observation=following, success=succeeded(info), policy_version=self._newest.version(instruction),
+            action=info.get("executed_action", action), reward=float(reward), terminated=terminated,
+            truncated=truncated, next_observation=following, success=succeeded(info),
+            policy_version=self._newest.version(instruction), source=info.get("source", "policy"),
         )  # fmt: skip
         self.state.step += 1
         over = terminated or truncated
@@ -165,6 +166,11 @@ class Actor:
             return following
         self.state.episode += 1
         self.state.successes.append(succeeded(info))
+        if "label" in info:
+            self._event("label", info["label"])
+        if "operator_stop" in info:
+            self.progress.log("The operator stopped the run.")
+            self.stop_requested = True
         if "fault" in info:
             self.progress.log(f"Step {self.state.step}: the episode ended in a fault: {info['fault']}")
             self._event("fault", info["fault"])

@@ -7,8 +7,10 @@ newest intact checkpoint; nothing is counted twice, for a row of the store is wh
 import time
 from collections import deque
 
+import numpy as np
+
 from robot_rl.config import TrainConfig
-from robot_rl.learner import Learner, Skill
+from robot_rl.learner import HUMAN, Learner, Skill, sources_of
 from robot_rl.metrics import MetricsWriter, read_metrics
 from robot_rl.progress import TrainingProgress
 from robot_rl.recording import STOP_WINDOW, checkpoint_if_room, reason_to_end
@@ -171,6 +173,7 @@ class AsyncLearner:
             "episode_success": float(record.success),
             "episode_return": record.total_reward,
             "episode_length": record.length,
+            "intervention_rate": float(np.mean(sources_of(store, record) == HUMAN)),
             **self._rates(),
             "staleness_updates": float(skill.agent.updates - versions["policy_version"].mean()),
             **skill.scalars(),

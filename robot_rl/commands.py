@@ -60,6 +60,10 @@ def train(  # noqa: PLR0913 (the command line's options)
     asynchronous: Annotated[
         bool, arg(name="async", help="Act and learn in two processes; the arm never waits for the learner")
     ] = False,
+    teleop: Annotated[
+        str | None,
+        arg(metavar="DEVICE", help="Who may take over: spacemouse, gamepad, keyboard, or script (simulated)"),
+    ] = None,
     eval_every: Annotated[
         int | None, arg(metavar="STEPS", help="Also evaluate 20 episodes every so many steps, in a process beside")
     ] = None,
@@ -76,7 +80,7 @@ def train(  # noqa: PLR0913 (the command line's options)
     from robot_rl.run_directory import RunDirectory
 
     if resume is not None:
-        if task or config or set or rehearse or any(v is not None for v in (run, seed, demos, cell)):
+        if task or config or set or rehearse or any(v is not None for v in (run, seed, demos, cell, teleop)):
             raise ConfigError(
                 "--resume continues a run as it was configured; only --steps, --eval-every and --async may be given "
                 "with it."
@@ -91,7 +95,7 @@ def train(  # noqa: PLR0913 (the command line's options)
     if config is not None:
         settings = load_config(config, settings)
     settings = overlay(settings, assignments(chain.from_iterable(set)), "--set")
-    settings = replace(settings, env={**settings.env, **_place(cell, rehearse)})
+    settings = replace(settings, env={**settings.env, **_place(cell, rehearse), **_hand(teleop)})
     chosen = {"task": task or settings.task, "seed": seed, "steps": steps, "demos": demos, "eval_every": eval_every}
     settings = replace(settings, **{k: v for k, v in chosen.items() if v is not None})
     if not settings.task:
@@ -104,7 +108,7 @@ def train(  # noqa: PLR0913 (the command line's options)
         print("No demonstrations to start from: using preset scratch, which explores from nothing.", file=sys.stderr)
         return train(
             task, "scratch", seed=seed, steps=steps, demos="none", run=run, cell=cell, rehearse=rehearse, config=config,
-            set=set, asynchronous=asynchronous, eval_every=eval_every, evaluate=evaluate,
+            set=set, asynchronous=asynchronous, teleop=teleop, eval_every=eval_every, evaluate=evaluate,
         )  # fmt: skip
     directory = RunDirectory.create(resolved, run)
     return _train(
@@ -123,9 +127,16 @@ def _place(cell: str | None, rehearse: bool) -> dict[str, Any]:
     return {"cell": cell, "rehearse": True} if rehearse else {"cell": cell}
 
 
+def _hand(teleop: str | None) -> dict[str, Any]:
+    return {} if teleop is None else {"teleop": teleop}
+
+
 def _twin_only(env: dict[str, Any]) -> dict[str, Any]:
-    """A run's environment on the simulated cell: nothing moves a real arm that was not named in this very command."""
-    return {key: value for key, value in env.items() if key not in ("cell", "rehearse")}
+    """A run's environment on the simulated cell: nothing moves a real arm that was not named in this very command.
+
+    Nobody takes over there either.
+    """
+    return {key: value for key, value in env.items() if key not in ("cell", "rehearse", "teleop")}
 
 
 def _train(settings: Any, directory: Any, title: str, evaluate: bool, asynchronous: bool) -> int:

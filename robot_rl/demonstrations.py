@@ -109,12 +109,13 @@ def _record_into(
             observation, reward, terminated, truncated, info = env.step(action)
             steps.append(
                 {
-                    "action": action,
+                    "action": info.get("executed_action", action),
                     "reward": float(reward),
                     "terminated": terminated,
                     "truncated": truncated,
                     "next_observation": observation,
                     "success": succeeded(info),
+                    "source": info.get("source", source),
                 }
             )
             over = terminated or truncated
@@ -123,7 +124,7 @@ def _record_into(
             of_each[instruction] += 1
             store.begin_episode(first, instruction=instruction)
             for step in steps:
-                store.append(**step, source=source)
+                store.append(**step)
             store.commit()
             kept += 1
         on_episode(kept, tried)

@@ -66,7 +66,7 @@ class Evaluator:
             RobotRLError: The environment, the disk or the policy's file failed.
         """
         every = max(self.config.eval_every, 1)
-        env = make(self.config.task, self.config.env)
+        env = make(self.config.task, {k: v for k, v in self.config.env.items() if k != "teleop"})
         try:
             with MetricsWriter(self.run.evaluations) as evaluations:
                 while not self.stop_requested and self.evaluated < self.config.steps:

@@ -16,10 +16,12 @@ from robot_rl.policy import Policy
 from robot_rl.progress import TrainingProgress
 from robot_rl.replay import ReplayBuffer, sample_mixed
 from robot_rl.store import EpisodeStore
+from robot_rl.store_layout import SOURCES
 from robot_rl.store_records import EpisodeRecord
 
-__all__ = ["Learner", "Skill"]
+__all__ = ["HUMAN", "Learner", "Skill", "sources_of"]
 
+HUMAN = SOURCES.index("human")
 SMALLEST_STD = 0.01  # of a normalised observation, so that a constant entry does not explode
 TYPICAL_PICTURES = 400  # of the demonstrations, to fit the projection of features on
 
@@ -74,6 +76,24 @@ class Skill:
         self.learnt |= self.agent.update(
             self.sample(), update_actor=None if self.steps >= self.config.actor_starts else False
         )
+
+    def keep_demonstrated(self, sources: NDArray[np.uint8], success: bool) -> None:
+        """Of the episode that is newest in `online`, what counts as demonstration too.
+
+        All of it, where it succeeded and `keep_successes` says so; else the steps of a person who took over, each run
+        of them by itself, so that no transition joins two.
+
+        Args:
+            sources: Whose each step was, as the store has it, shape (T,).
+            success: Of the episode.
+        """
+        first = self.online.rows - len(sources) - 1
+        if success and self.config.keep_successes:
+            self.demos.copy_rows(self.online, first, self.online.rows)
+            return
+        human = np.concatenate([[False], sources == HUMAN, [False]])
+        for start, stop in np.flatnonzero(human[1:] != human[:-1]).reshape(-1, 2):
+            self.demos.copy_rows(self.online, first + int(start), first + int(stop) + 1)
 
     def scalars(self) -> dict[str, float]:
         """What to log."""
@@ -147,13 +167,13 @@ class Learner:
     def learn_from(self, store: EpisodeStore, record: EpisodeRecord, start: int, stop: int) -> None:
         """Add committed rows `start` to `stop` of one episode to its skill's steps.
 
-        When the episode is over with them and succeeded, it counts as a demonstration too (`keep_successes`).
+        When the episode is over with them, what was demonstrated in it counts (`Skill.keep_demonstrated`).
         """
         skill = self.skill(record.instruction)
         skill.online.extend_from_store(store, start, stop)
         skill.steps += min(stop, record.start + record.length) - start
-        if record.closed and stop == record.stop and record.success and self.config.keep_successes:
-            skill.demos.copy_episode(skill.online, record.stop - record.start)
+        if record.closed and stop == record.stop:
+            skill.keep_demonstrated(sources_of(store, record), record.success)
 
     def pretrain(self, progress: TrainingProgress, stop: Callable[[], bool]) -> None:
         """Behaviour cloning from the demonstrations, before the first step."""
@@ -187,6 +207,11 @@ class Learner:
         observations = layout.flatten_columns(columns, (demonstrations.rows,))
         for skill in self.skills.values():
             skill.agent.set_observation_statistics(observations.mean(0), np.maximum(observations.std(0), SMALLEST_STD))
+
+
+def sources_of(store: EpisodeStore, record: EpisodeRecord) -> NDArray[np.uint8]:
+    """Whose each step of an episode was, shape (T,)."""
+    return store.read(record.start, record.start + record.length, ["source"])["source"]
 
 
 def _typical_pictures(store: EpisodeStore, layout: ObservationLayout) -> dict[str, NDArray[np.uint8]]:

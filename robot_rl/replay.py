@@ -175,10 +175,19 @@ class ReplayBuffer:
         self._valid_count += len(before)
         self.rows += count
 
-    def copy_episode(self, source: "ReplayBuffer", rows: int) -> None:
-        """Add the newest `rows` rows of a buffer of the same spaces: one whole episode, pictures as kept there."""
-        rows = min(rows, source.capacity, self.capacity)
-        where = (source.rows - rows + np.arange(rows)) % source.capacity
+    def copy_rows(self, source: "ReplayBuffer", first: int, stop: int) -> None:
+        """Add rows of one episode of a buffer of the same spaces, pictures as kept there; the last leads nowhere.
+
+        Args:
+            source: Where they lie.
+            first: The first row, as `source.rows` counts; what was overwritten since is left out.
+            stop: One past the last.
+        """
+        first = max(first, source.rows - source.capacity, stop - self.capacity)
+        rows = stop - first
+        if rows < 2:
+            return
+        where = np.arange(first, stop) % source.capacity
         vectors = (source._observation, source._action, source._reward, source._terminated)
         images = {name: array[where] for name, array in source._images.items()}
         self._write(tuple(array[where] for array in vectors), images, np.arange(rows) > 0)

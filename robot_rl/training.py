@@ -12,7 +12,7 @@ from robot_rl.config import TrainConfig
 from robot_rl.demonstrations import succeeded
 from robot_rl.environments import Env, instructions_of, make
 from robot_rl.errors import DeviceError, LinkError, SafetyError, StoreError
-from robot_rl.learner import Learner, Skill
+from robot_rl.learner import HUMAN, Learner, Skill, sources_of
 from robot_rl.metrics import MetricsWriter
 from robot_rl.preparation import open_demonstrations
 from robot_rl.progress import TrainingProgress
@@ -137,9 +137,11 @@ class Trainer:
                 self._begin(observation)
             action = self._act(observation)
             following, reward, terminated, truncated, info = self.env.step(action)
+            action = info.get("executed_action", action)
             self.store.append(
                 action=action, reward=float(reward), terminated=terminated, truncated=truncated,
                 next_observation=following, success=succeeded(info), policy_version=self._skill.agent.updates,
+                source=info.get("source", "policy"),
             )  # fmt: skip
             self._add(action, float(reward), bool(terminated), bool(truncated), following)
             self._update_to_ratio(self._skill)
@@ -192,11 +194,16 @@ class Trainer:
 
     def _end_episode(self, success: bool, info: dict[str, Any]) -> None:
         state, skill = self.state, self._skill
-        if success and self.config.keep_successes:
-            skill.demos.copy_episode(skill.online, self._length + 1)
         self._commit()
+        sources = sources_of(self.store, self.store.episode_table()[-1])
+        skill.keep_demonstrated(sources, success)
         state.episode += 1
         state.successes.append(success)
+        if "label" in info:
+            self.run.event("label", episode=state.episode, step=self.step, label=info["label"])
+        if "operator_stop" in info:
+            self.progress.log("The operator stopped the run.")
+            self.stop_requested = True
         if "fault" in info:
             self.progress.log(f"Step {self.step}: the episode ended in a fault: {info['fault']}")
             self.run.event("fault", episode=state.episode, step=self.step, message=info["fault"])
@@ -205,6 +212,7 @@ class Trainer:
             "episode_success": float(success),
             "episode_return": self._return,
             "episode_length": self._length,
+            "intervention_rate": float(np.mean(sources == HUMAN)),
             "env_steps_per_s": (self.step - self._steps_before) / elapsed,
             "updates_per_s": (self.learner.updates - self._updates_before) / elapsed,
             **skill.scalars(),

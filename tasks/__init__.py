@@ -51,6 +51,7 @@ def make_env(  # noqa: PLR0913 (an environment's options)
     action_history: int = 0,
     max_steps: int | None = None,
     render_mode: str | None = None,
+    teleop: str | dict[str, Any] = "",
 ) -> gym.Env[Any, Any]:
     """Build a task's environment with its wrappers.
 
@@ -72,6 +73,8 @@ def make_env(  # noqa: PLR0913 (an environment's options)
         action_history: How many past actions the state also holds.
         max_steps: Time limit; the task's own by default.
         render_mode: `rgb_array` to render the front camera.
+        teleop: Who may take over while a policy acts: a device of `drivers.teleop`, or `script` for a scripted person;
+            or a mapping with `device` and its options.
 
     Raises:
         ConfigError: A value is not known, or the arm cannot reach the task.
@@ -123,7 +126,30 @@ def make_env(  # noqa: PLR0913 (an environment's options)
     env = TimeLimit(env, limit)
     if action_repeat != 1:
         env = ActionRepeat(env, action_repeat)
-    return ActionHistory(env, action_history) if action_history else env
+    if action_history:
+        env = ActionHistory(env, action_history)
+    return _with_hand(env, robot, teleop) if teleop else env
+
+
+def _with_hand(env: gym.Env[Any, Any], robot: Any, teleop: str | dict[str, Any]) -> gym.Env[Any, Any]:
+    import numpy as np
+
+    from drivers.teleop import open_teleop
+    from tasks.intervention import DeviceHand, Intervention
+    from tasks.scripted_hand import ScriptedHand
+
+    given: dict[str, Any] = {"device": teleop} if isinstance(teleop, str) else dict(teleop)
+    try:
+        device = str(given.pop("device", ""))
+        if device == "script":
+            rng = np.random.default_rng(given.pop("seed", 0))
+            return Intervention(env, ScriptedHand(robot, rng, **given))
+        return Intervention(env, DeviceHand(robot, open_teleop(device, **given)))
+    except TypeError as error:
+        raise ConfigError(f"teleop: {teleop}: {error}") from error
+    except Exception:
+        env.close()
+        raise
 
 
 def _check_numbers(**options: tuple[object, int]) -> None:

@@ -277,6 +277,11 @@ class RobotEnv(gym.Env[Observation, NDArray[np.float32]]):
         reward = 1.0 if success else (self.task.dense_reward(world) if self._dense else 0.0)
         return self._last, reward, success or failure, False, {"success": success}
 
+    @property
+    def gripper_closed(self) -> bool:
+        """What the gripper was last told."""
+        return self._closed
+
     def render(self) -> NDArray[np.uint8] | None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The front camera's picture."""
         return self.cell.cameras["front"].read().image.copy() if self.render_mode == "rgb_array" else None

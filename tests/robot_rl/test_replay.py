@@ -225,7 +225,7 @@ def test_a_copied_episode_gives_the_same_transitions():
         for t in range(4):
             source.add([0.1 * t], float(t), t == 3, False, pixels(episode, t + 1))
         if episode != 1:
-            copy.copy_episode(source, 5)
+            copy.copy_rows(source, source.rows - 5, source.rows)
     assert len(copy) == 8
     batch = copy.sample(300, np.random.default_rng(0), n_step=2, gamma=0.5)
     assert set(batch.observation[:, 0].tolist()) == {0.0, 2.0}
