@@ -56,7 +56,7 @@ class Gamepad:
                 pygame.display.init()
             controller.init()
             pygame.event.pump()
-            pads = [i for i in range(pygame.joystick.get_count()) if controller.is_controller(i)]
+            pads = [i for i in range(controller.get_count()) if controller.is_controller(i)]
             if len(pads) <= self._index:
                 raise DeviceConnectionError(
                     f"No gamepad number {self._index}: SDL sees {len(pads)}. Plug it in or pair it; your user must be "

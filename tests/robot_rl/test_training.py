@@ -287,6 +287,28 @@ def test_the_best_policy_is_published_where_the_last_is_worse(tmp_path):
     assert run.checkpoints.load()[1]["step"] == 120, "and training goes on from the last"
 
 
+def test_what_a_person_did_is_stored_as_done_and_feeds_both_halves(tmp_path):
+    settings = config(task="toy/Taught-v0")
+    run = RunDirectory.create(settings, tmp_path / "run")
+    trainer = Trainer(settings, run, Quiet())
+    trainer.train()
+    store = EpisodeStore.open(run.episodes)
+    taught = 0
+    for record in store.episode_table():
+        rows = store.read(record.start, record.start + record.length, ["source", "action"])
+        assert rows["source"].tolist() == [0, 0, 1, 1, *[0] * 8][: record.length]
+        assert (rows["action"][rows["source"] == 1] == 0.75).all()
+        taught += int(rows["source"].sum()) if record.closed else 0
+    demos = next(iter(trainer.learner.skills.values())).demos
+    assert len(demos) == taught > 4, "each step of the person's once, and no transition from one run of them to the next"
+    batch = demos.sample(64, np.random.default_rng(0))
+    assert (batch.action == 0.75).all()
+    np.testing.assert_allclose(batch.next_observation - batch.observation, 0.75 * toy.STEP, atol=1e-6)
+    rates = [row["intervention_rate"] for row in read_metrics(run.metrics)]
+    lengths = [row["episode_length"] for row in read_metrics(run.metrics)]
+    assert rates == pytest.approx([min(max(n - 2, 0), 2) / n for n in lengths])
+
+
 def test_what_an_environments_bug_leaves_is_kept_and_gone_on_with(tmp_path):
     """Not ours to catch, but no step may be lost to it."""
     settings = config(env={"fails_at": 30})

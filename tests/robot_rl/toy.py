@@ -60,6 +60,24 @@ class Point(gym.Env):
         return self.position.astype(np.float32)
 
 
+class Taught(Point):
+    """A person has the third and the fourth step of every episode, and pushes right."""
+
+    def reset(self, *, seed=None, options=None):
+        self.taken = 0
+        return super().reset(seed=seed, options=options)
+
+    def step(self, action):
+        self.taken += 1
+        if self.taken not in (3, 4):
+            return super().step(action)
+        own = np.full(self.action_space.shape, 0.75, np.float32)
+        observation, reward, terminated, truncated, info = super().step(own)
+        return observation, reward, terminated, truncated, info | {"source": "human", "executed_action": own}
+
+
 def register():
+    if "toy/Taught-v0" not in gym.registry:
+        gym.register("toy/Taught-v0", entry_point=Taught, max_episode_steps=HORIZON, disable_env_checker=True)
     if "toy/Point-v0" not in gym.registry:
         gym.register("toy/Point-v0", entry_point=Point, max_episode_steps=HORIZON, disable_env_checker=True)

@@ -1,0 +1,162 @@
+"""A person takes over, says what happened, lets go; and what the store then holds is what the arm did."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from drivers.teleop import Raw, Shape, TeleopReading
+from robot_rl.environments import make
+from robot_rl.errors import ConfigError
+from tasks.intervention import KEEPS_S, DeviceHand, Intervention
+
+NOTHING = TeleopReading(np.zeros(6), frozenset(), engaged=False, connected=True)
+
+
+class Device:
+    """A device that reads what a test puts in."""
+
+    def __init__(self, frame="tcp"):
+        self.frame, self.next = frame, []
+
+    def connect(self):
+        pass
+
+    def read(self):
+        return self.next.pop(0) if self.next else NOTHING
+
+    def close(self):
+        pass
+
+
+def pushed(*deflection, said=(), engaged=False):
+    full = np.zeros(6)
+    full[: len(deflection)] = deflection
+    return TeleopReading(full, frozenset(said), engaged=engaged, connected=True)
+
+
+@pytest.fixture
+def cell():
+    """An environment, the device in a person's hand, and a policy that always pushes along x."""
+    env = gym.make("robot_rl/PickCube-v0")
+    device = Device()
+    inner = env
+    while not hasattr(inner, "task"):
+        inner = inner.env
+    wrapped = Intervention(env, DeviceHand(inner, device))
+    wrapped.reset(seed=0)
+    yield wrapped, device
+    wrapped.close()
+
+
+POLICY = np.array([0.3, 0, 0, 0, 0, 0, 1.0], np.float32)
+
+
+def test_untouched_the_policy_drives(cell):
+    env, _ = cell
+    info = env.step(POLICY)[4]
+    assert "source" not in info
+    assert "executed_action" not in info
+
+
+def test_touched_the_person_drives_and_a_moment_longer(cell):
+    env, device = cell
+    device.next = [pushed(0, 0.5)]
+    info = env.step(POLICY)[4]
+    np.testing.assert_allclose(info["executed_action"], [0, 0.5, 0, 0, 0, 0, 1.0])
+    assert info["source"] == "human"
+    sources = [env.step(POLICY)[4].get("source") for _ in range(8)]
+    kept = sources.index(None)
+    assert (kept - 1) * 0.1 <= KEEPS_S <= (kept + 1) * 0.1
+    assert sources == ["human"] * kept + [None] * (8 - kept)
+
+
+def test_the_base_frame_is_turned_into_the_tools(cell):
+    """The tool points down, a half turn about x: what is up and left in the room is down and right for it."""
+    env, device = cell
+    device.frame = "base"
+    device.next = [pushed(0.2, 0.5, 1.0, 0, 0, 0.4)]
+    executed = env.step(POLICY)[4]["executed_action"]
+    np.testing.assert_allclose(executed[:6], [0.2, -0.5, -1.0, 0, 0, -0.4], atol=0.02)
+
+
+def test_the_gripper_turns_round_and_stays(cell):
+    env, device = cell
+    device.next = [pushed(said=["gripper"]), NOTHING, pushed(said=["gripper"]), NOTHING]
+    assert [float(env.step(POLICY)[4]["executed_action"][6]) for _ in range(4)] == [-1, -1, 1, 1]
+
+
+def test_taking_over_keeps_the_gripper_as_the_policy_has_it(cell):
+    env, device = cell
+    env.step(np.array([0, 0, 0, 0, 0, 0, -1.0], np.float32))
+    device.next = [pushed(0.1)]
+    assert float(env.step(POLICY)[4]["executed_action"][6]) == -1.0
+
+
+@pytest.mark.parametrize(
+    ("said", "ending", "told"),
+    [
+        ("success", (1.0, True, False), {"success": True, "label": "success"}),
+        ("failure", (0.0, True, False), {"success": False, "label": "failure"}),
+        ("rerecord", (0.0, False, True), {"discard": True}),
+        ("stop", (0.0, False, True), {"operator_stop": True}),
+    ],
+)
+def test_what_is_said_ends_the_episode(cell, said, ending, told):
+    env, device = cell
+    device.next = [pushed(said=[said])]
+    _, reward, terminated, truncated, info = env.step(POLICY)
+    assert (reward, terminated, truncated) == ending
+    assert told.items() <= info.items()
+
+
+def test_paused_it_holds_until_told_to_go_on(cell):
+    env, device = cell
+    before = env.unwrapped.cell.clock.now()
+    device.next = [pushed(said=["pause"]), NOTHING, NOTHING, pushed(said=["pause"])]
+    info = env.step(POLICY)[4]
+    assert not device.next
+    assert "source" not in info
+    assert env.unwrapped.cell.clock.now() == pytest.approx(before + 0.1), "no time passes on the twin meanwhile"
+
+
+def test_stopped_while_paused_it_stops(cell):
+    env, device = cell
+    device.next = [pushed(said=["pause"]), NOTHING, pushed(said=["stop"])]
+    assert env.step(POLICY)[4]["operator_stop"]
+
+
+def test_a_scripted_hand_helps_a_bad_policy_and_leaves_a_good_one_alone():
+    env = make("peg_insert", {"teleop": "script"})
+    try:
+        rng = np.random.default_rng(0)
+        env.reset(seed=0)
+        expert = env.unwrapped.expert(rng, 0.05)
+        helped = steps = 0
+        over = False
+        while not over:
+            _, _, terminated, truncated, info = env.step(expert.act(None))
+            helped, steps, over = helped + ("source" in info), steps + 1, terminated or truncated
+        assert info["success"]
+        assert helped == 0
+        env.reset(seed=0)
+        sources, over = [], False
+        while not over:
+            _, _, terminated, truncated, info = env.step(rng.uniform(-1, 1, 6).astype(np.float32))
+            sources.append(info.get("source"))
+            over = terminated or truncated
+        assert info["success"]
+        assert 5 < sources.index("human") < 20, "it watches a while, and takes a moment to react"
+    finally:
+        env.close()
+
+
+@pytest.mark.parametrize("teleop", ["wheel", {"device": "script", "wit": 3}, {"frame": "tcp"}])
+def test_a_hand_that_cannot_be_had_is_said(teleop):
+    with pytest.raises(ConfigError, match=r"teleop|device"):
+        make("reach", {"teleop": teleop})
+
+
+def test_raw_and_shape_are_small():
+    assert Raw() == Raw((0.0,) * 6, frozenset())
+    with pytest.raises(ConfigError, match="expo"):
+        Shape(expo=0.0)
