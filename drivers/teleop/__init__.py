@@ -3,15 +3,27 @@
 import importlib
 from typing import Any
 
-from drivers.teleop.device import BUTTONS, Raw, Shape, Source, Teleop, TeleopDevice, TeleopReading
+from drivers.teleop.device import BUTTONS, Raw, Shape, Source, Teleop, TeleopDevice, TeleopReading, TeleopSet
 from robot_rl.errors import ConfigError
 
-__all__ = ["BUTTONS", "DEVICES", "Raw", "Shape", "Source", "Teleop", "TeleopDevice", "TeleopReading", "open_teleop"]
+__all__ = [
+    "BUTTONS",
+    "DEVICES",
+    "Raw",
+    "Shape",
+    "Source",
+    "Teleop",
+    "TeleopDevice",
+    "TeleopReading",
+    "TeleopSet",
+    "open_teleop",
+]
 
 DEVICES = {
     "spacemouse": "drivers.teleop.spacemouse:SpaceMouse",
     "gamepad": "drivers.teleop.gamepad:Gamepad",
     "keyboard": "drivers.teleop.keyboard:TerminalKeyboard",
+    "page": "drivers.teleop.page:Page",
 }
 """Name on the command line to the class of a `Source`; `your_package.module:YourSource` will do too."""
 

@@ -6,7 +6,7 @@ what is not there counts as not touched.
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from robot_rl.errors import ConfigError, DeviceError
 from robot_rl.geometry import quat_from_rotvec, quat_rotate
 
-__all__ = ["BUTTONS", "Raw", "Shape", "Source", "Teleop", "TeleopDevice", "TeleopReading"]
+__all__ = ["BUTTONS", "Raw", "Shape", "Source", "Teleop", "TeleopDevice", "TeleopReading", "TeleopSet"]
 
 Array = NDArray[np.float64]
 
@@ -251,3 +251,40 @@ class TeleopDevice:
                 self._shared.connected = True
             self._on_change(f"{self.source.name} is back.")
             return
+
+
+class TeleopSet:
+    """Several devices in one pair of hands: a mouse to drive, a page to say what happened.
+
+    Args:
+        devices: All used in the same frame.
+
+    Attributes:
+        frame: Theirs.
+    """
+
+    def __init__(self, devices: Sequence[Teleop]) -> None:
+        self.frame = devices[0].frame
+        if any(device.frame != self.frame for device in devices):
+            raise ConfigError("teleop: devices that are used together need the same frame.")
+        self._devices = devices
+
+    def connect(self) -> None:
+        """Connect each."""
+        for device in self._devices:
+            device.connect()
+
+    def read(self) -> TeleopReading:
+        """What is done with any of them."""
+        readings = [device.read() for device in self._devices]
+        return TeleopReading(
+            np.clip(np.sum([r.deflection for r in readings], axis=0), -1.0, 1.0),
+            frozenset().union(*(r.pressed for r in readings)),
+            any(r.engaged for r in readings),
+            any(r.connected for r in readings),
+        )
+
+    def close(self) -> None:
+        """Let go of each."""
+        for device in self._devices:
+            device.close()

@@ -1,10 +1,10 @@
 """Devices in a person's hand: a real terminal (pty), a real SDL gamepad (virtual), and what every device is given."""
 
 import ctypes
-import glob
 import os
 import pty
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -162,12 +162,19 @@ def test_a_key_moves_for_a_moment(terminal):
     until(lambda: device.read().deflection[0] == 1.0)
     until(lambda: not device.read().touched)
     os.write(keys, b"Dj")
-    until(lambda: (device.read().deflection == [0, -1.0, 0, -1.0, 0, 0]).all())
+    until(lambda: device.read().deflection.tolist() == [0, -1.0, 0, -1.0, 0, 0])
 
 
 @pytest.mark.parametrize(
     ("typed", "said"),
-    [(b" ", "gripper"), (b"\n", "success"), (b"\x7f", "failure"), (b"z", "rerecord"), (b"P", "pause"), (b"\x1b", "stop")],
+    [
+        (b" ", "gripper"),
+        (b"\n", "success"),
+        (b"\x7f", "failure"),
+        (b"z", "rerecord"),
+        (b"P", "pause"),
+        (b"\x1b", "stop"),
+    ],
 )
 def test_a_key_says(terminal, typed, said):
     keys, device = terminal
@@ -199,8 +206,8 @@ def virtual_pad(monkeypatch):
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
     pygame.display.init()
     pygame.joystick.init()
-    library = glob.glob(os.path.join(os.path.dirname(pygame.__file__), "..", "pygame.libs", "libSDL2-2*"))
-    sdl = ctypes.CDLL(library[0])
+    (library,) = (Path(pygame.__file__).parents[1] / "pygame.libs").glob("libSDL2-2*")
+    sdl = ctypes.CDLL(str(library))
     sdl.SDL_JoystickOpen.restype = ctypes.c_void_p
     index = sdl.SDL_JoystickAttachVirtual(1, 6, 15, 0)  # a game controller: axes, buttons, hats
     assert index >= 0

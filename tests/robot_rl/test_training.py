@@ -300,7 +300,9 @@ def test_what_a_person_did_is_stored_as_done_and_feeds_both_halves(tmp_path):
         assert (rows["action"][rows["source"] == 1] == 0.75).all()
         taught += int(rows["source"].sum()) if record.closed else 0
     demos = next(iter(trainer.learner.skills.values())).demos
-    assert len(demos) == taught > 4, "each step of the person's once, and no transition from one run of them to the next"
+    assert len(demos) == taught > 4, (
+        "each step of the person's once, and no transition from one run of them to the next"
+    )
     batch = demos.sample(64, np.random.default_rng(0))
     assert (batch.action == 0.75).all()
     np.testing.assert_allclose(batch.next_observation - batch.observation, 0.75 * toy.STEP, atol=1e-6)

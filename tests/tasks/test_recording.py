@@ -1,0 +1,221 @@
+"""Recording by hand: what is kept, what is not, what a crash leaves, and the whole command under a page's keys."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from websockets.sync.client import connect
+
+from drivers.teleop import TeleopReading
+from robot_rl.errors import ConfigError
+from robot_rl.store import EpisodeStore
+from tasks.intervention import DeviceHand, Intervention
+from tasks.recording import Recorder
+
+
+class Person:
+    """Reaches for the marker, after a moment of looking; then says what a test wants said at a step of an episode."""
+
+    frame = "tcp"
+
+    def __init__(self, robot, words=()):
+        self.robot, self.words = robot, list(words)
+        self.expert = robot.expert(np.random.default_rng(0), 0.02)
+        self.looked = 0
+
+    def connect(self):
+        pass
+
+    def read(self):
+        self.looked += 1
+        said = frozenset()
+        if self.looked > 4 and self.words:
+            word = self.words.pop(0)
+            said = frozenset({word} if word else ())
+        deflection = self.expert.act(None)[:6].astype(float) if self.looked > 2 else np.zeros(6)
+        return TeleopReading(deflection, said, engaged=False, connected=True)
+
+    def close(self):
+        pass
+
+
+class Wall:
+    """A screen that remembers."""
+
+    def __init__(self):
+        self.states, self.pictures = [], None
+
+    def show(self, status, pictures=None):
+        self.pictures = pictures
+        if not self.states or self.states[-1] != status["state"]:
+            self.states.append(status["state"])
+
+
+@pytest.fixture
+def session(tmp_path):
+    """Makes recorders on one environment; closes them in the end."""
+    env = gym.make("robot_rl/Reach-v0", render_mode="rgb_array")
+    made = []
+
+    def make(words=(), **options):
+        person = Person(env.unwrapped, words)
+        wrapped = Intervention(env, DeviceHand(env.unwrapped, person))
+        made.append(Recorder(wrapped, person, tmp_path / "demos", Wall(), metadata={"task": "reach"}, **options))
+        return made[-1]
+
+    yield make
+    for recorder in made:
+        recorder.close()
+    env.close()
+
+
+def test_what_succeeds_is_kept_as_a_persons(session, tmp_path):
+    recorder = session()
+    summary = recorder.record(3)
+    assert (summary.kept, summary.outcomes) == (3, {"success": 3})
+    assert recorder._screen.states[:4] == ["resetting", "ready", "recording", "success"]
+    assert recorder._screen.pictures["front"].shape == (128, 128, 3)
+    recorder.close()
+    store = EpisodeStore.open(tmp_path / "demos")
+    assert [r.success for r in store.episode_table()] == [True] * 3
+    assert all(set(r.sources) == {"human"} for r in store.episode_table())
+    assert store.metadata["task"] == "reach"
+    assert not (tmp_path / "demos.current").exists()
+    assert len(summary.periods_s) == summary.steps == sum(r.length for r in store.episode_table())
+    assert "3 episodes kept" in str(summary)
+    assert "camera front" in str(summary)
+
+
+def test_what_is_said_decides(session, tmp_path):
+    """Record again, fail, then succeed twice: two are kept, and with the failures three."""
+    recorder = session(["rerecord", "", "", "", "failure"])
+    summary = recorder.record(2)
+    assert summary.outcomes == {"recorded again": 1, "failure": 1, "success": 2}
+    assert EpisodeStore.open(tmp_path / "demos").episodes == 2
+    recorder.close()
+    keeping = session(["failure"], keep_failures=True)
+    keeping.record(3)
+    keeping.close()
+    assert [r.success for r in EpisodeStore.open(tmp_path / "demos").episode_table()] == [True, True, False]
+
+
+def test_a_session_is_gone_on_with(session, tmp_path):
+    first = session()
+    first.record(1)
+    first.close()
+    second = session()
+    assert second.record(2).kept == 2
+    assert second.summary.outcomes == {"success": 1}
+
+
+def test_stopped_in_an_episode_it_is_not_kept(session, tmp_path):
+    recorder = session(["", "", "stop"])
+    summary = recorder.record(5)
+    assert (summary.kept, summary.outcomes) == (0, {"stopped": 1})
+
+
+@pytest.fixture
+def running(tmp_path):
+    """`robot-rl record` as a process, and its page's address."""
+    started = []
+
+    def start(*options):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "robot_rl.cli", "record", "reach", "--device", "page", "--port", "0", "--out",
+             str(tmp_path / "demos"), "--frame", "tcp", *options],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+        started.append(process)
+        address = ""
+        while not address:
+            line = process.stdout.readline()
+            assert line, "it ended before it listened"
+            address = line.split()[1] if line.startswith("Live:") else ""
+        return process, address
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def talk(address):
+    return connect(address.replace("http", "ws") + "/talk", additional_headers={"Origin": address})
+
+
+def tell(socket, keys=(), clicks=()):
+    socket.send(json.dumps({"keys": list(keys), "clicks": list(clicks)}))
+
+
+def until_state(socket, *states, keys=(), seconds=60.0):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        tell(socket, keys)
+        status = json.loads(socket.recv(timeout=seconds))
+        if status.get("state") in states:
+            return status
+    raise AssertionError(f"never {states}")
+
+
+def test_from_a_page_to_a_store(running, tmp_path):
+    """Keys held in a page move the twin's arm in real time; a click says that it succeeded."""
+    process, address = running("--episodes", "1")
+    with talk(address) as socket:
+        status = until_state(socket, "ready")
+        assert status["cameras"] == ["front", "wrist"]
+        assert status["episodes"] == 1
+        until_state(socket, "recording", keys=["s"])
+        for _ in range(10):
+            tell(socket, ["s", "r"])
+            status = json.loads(socket.recv(timeout=10))
+        assert 1 <= status["step"] <= 20
+        tell(socket, clicks=["success"])
+        said = process.communicate(timeout=60)[0]
+    assert process.returncode == 0, said
+    assert "1 episodes kept" in said
+    (record,) = EpisodeStore.open(tmp_path / "demos").episode_table()
+    assert record.success
+    actions = EpisodeStore.open(tmp_path / "demos").read(record.start, record.stop - 1, ["action"])["action"]
+    assert actions[:, 0].min() < -0.8, "back, as the key says"
+
+
+def test_killed_in_an_episode_every_step_is_there(running, tmp_path):
+    process, address = running()
+    with talk(address) as socket:
+        until_state(socket, "recording", keys=["d"])
+        steps = 0
+        while steps < 12:
+            tell(socket, ["d"])
+            steps = json.loads(socket.recv(timeout=10))["step"]
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+    process, address = running("--episodes", "1")
+    with talk(address) as socket:
+        until_state(socket, "ready")
+        left = EpisodeStore.open(tmp_path / "demos.unfinished-1")
+        assert sum(r.length for r in left.episode_table()) >= steps
+        tell(socket, clicks=["stop"])
+        said = process.communicate(timeout=60)[0]
+    assert "unfinished-1" in said
+    assert "robot-rl store merge" in said
+
+
+def test_another_sites_page_must_not_move_the_arm(running):
+    from websockets.exceptions import InvalidStatus
+
+    _, address = running()
+    with pytest.raises(InvalidStatus):
+        connect(address.replace("http", "ws") + "/talk", additional_headers={"Origin": "http://evil.example"})
+
+
+def test_nothing_to_record_is_said():
+    from tasks.teleop_commands import record
+
+    with pytest.raises(ConfigError, match="at least 1"):
+        record("reach", episodes=0)
