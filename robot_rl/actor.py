@@ -26,6 +26,7 @@ __all__ = ["Actor", "NewestPolicy"]
 
 COMMIT_EVERY_S = 1.0  # steps younger than this may be lost when the actor is killed
 LOOK_EVERY_S = 0.2  # while waiting for the learner's first policy
+TELL_S = 5.0  # of waiting for the learner, before it is said
 LEAD = 50  # steps that acting may be ahead of the learner when an episode begins, where the UTD ratio is enforced
 
 
@@ -57,7 +58,11 @@ class NewestPolicy:
             return self._policy is not None
         stamp = (status.st_mtime_ns, status.st_ino)
         if stamp != self._stamp:
-            tensors, facts = load_tensors(self._path)
+            try:
+                tensors, facts = load_tensors(self._path)
+            except StoreError:  # damaged: the learner publishes the next one over it
+                self._stamp = stamp
+                return self._policy is not None
             if self._policy is None:
                 self._policy = Policy.load(self._config, self._env, tensors)
                 self._policy.deterministic = False
@@ -183,6 +188,7 @@ class Actor:
         self.state.successes.extend(record.success for record in whole)
         for agent in self._newest.policy.agents.values():
             agent.reseed_exploration(self.config.seed + 1_000_003 * (self.state.step + 1))
+        self.state.random = np.random.default_rng([self.config.seed, 1, self.state.step])
         end = whole[-1].stop if whole else 0
         rows = self.store.rows - end
         if not rows:
@@ -190,7 +196,6 @@ class Actor:
         layout = self._newest.policy.layout
         episode = repeat_episode(self.env, layout, self.state.episode_seed(), self.store.read(end, self.store.rows))
         self.state.step += rows
-        self.state.random = np.random.default_rng([self.config.seed, 1, self.state.step])
         if episode is not None:
             return episode.steps[-1][-1]
         self.progress.log("The environment does not repeat itself; the interrupted episode ends where it was.")
@@ -203,9 +208,16 @@ class Actor:
         if self.config.utd == "free":
             return
         began = time.monotonic()
+        told = False
         while self._newest.settled < self.state.step - LEAD and not self.stop_requested:
             time.sleep(0.01)
             self._newest.refresh()
+            if not told and time.monotonic() - began > TELL_S:
+                told = True
+                self.progress.log(
+                    f"Step {self.state.step}: waiting for the learner, which has published what it made of step "
+                    f"{self._newest.settled} (robot-rl learner {self.run.path})."
+                )
         self.waited_s += time.monotonic() - began
 
     def _commit(self) -> None:

@@ -12,6 +12,21 @@ _CHOICES = {
     "gripper": ("continuous", "discrete"),
 }
 
+_RANGES: dict[str, tuple[float, float]] = {
+    "observation_clip": (0.1, math.inf),
+    "std_init": (1e-6, 100.0),
+    "std_min": (1e-9, 100.0),
+    "std_max": (1e-9, 1e3),
+    "learning_rate": (1e-9, 1.0),
+    "warmup_steps": (0, 10**9),
+    "critic_weight_decay": (0.0, 1e3),
+    "tau": (1e-6, 1.0),
+    "policy_delay": (1, 10**6),
+    "temperature_init": (1e-9, 1e3),
+    "target_entropy_per_action": (-100.0, 100.0),
+    "bc_weight": (0.0, 1e6),
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class AgentConfig:
@@ -84,13 +99,15 @@ class AgentConfig:
             )
         if not self.hidden_sizes or min(self.hidden_sizes) < 1:
             raise ConfigError(f"agent.hidden_sizes is {self.hidden_sizes}; it needs at least one positive width")
-        for name in ("learning_rate", "tau", "policy_delay", "temperature_init", "std_init", "std_min"):
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"agent.{name} is {getattr(self, name)}; it must be positive")
-        if self.std_min >= self.std_max:
-            raise ConfigError(f"agent.std_min ({self.std_min}) must be below agent.std_max ({self.std_max})")
-        if self.critic_weight_decay < 0:
-            raise ConfigError(f"agent.critic_weight_decay is {self.critic_weight_decay}; it must be at least 0")
+        for name, (low, high) in _RANGES.items():
+            value = getattr(self, name)
+            if not low <= value <= high:  # so written that it refuses NaN too
+                raise ConfigError(f"agent.{name} is {value}; it must lie between {low:g} and {high:g}")
+        for low, high in (("std_min", "std_max"), ("return_min", "return_max")):
+            if not getattr(self, low) < getattr(self, high):
+                raise ConfigError(
+                    f"agent.{low} ({getattr(self, low)}) must be below agent.{high} ({getattr(self, high)})"
+                )
 
     @classmethod
     def names(cls) -> tuple[str, ...]:

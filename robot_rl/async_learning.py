@@ -6,17 +6,18 @@ newest intact checkpoint; nothing is counted twice, for a row of the store is wh
 
 import time
 from collections import deque
+from contextlib import suppress
 
 import numpy as np
 
 from robot_rl.config import TrainConfig
+from robot_rl.errors import StoreError
 from robot_rl.learner import HUMAN, Learner, Skill, sources_of
 from robot_rl.metrics import MetricsWriter, read_metrics
 from robot_rl.progress import TrainingProgress
-from robot_rl.recording import STOP_WINDOW, checkpoint_if_room, reason_to_end
+from robot_rl.recording import STOP_WINDOW, TRY_AGAIN_S, checkpoint_if_room, reason_to_end
 from robot_rl.run_directory import RunDirectory, load_tensors
 from robot_rl.store import EpisodeStore
-from robot_rl.store_files import WriterLock
 from robot_rl.store_records import EpisodeRecord
 from robot_rl.store_writer import COMMIT
 from robot_rl.training import mark_best, publish, publish_best
@@ -64,12 +65,8 @@ class AsyncLearner:
         Raises:
             RobotRLError: The disk or a setting failed. The last checkpoint stands.
         """
-        (self.run.path / "checkpoints").mkdir(parents=True, exist_ok=True)
-        lock = WriterLock(self.run.path / "checkpoints" / "learner.lock")
-        try:
+        with self.run.learning():
             return self._learn()
-        finally:
-            lock.release()
 
     def _learn(self) -> str:
         if not self._wait_for_actor():
@@ -89,10 +86,8 @@ class AsyncLearner:
             self.learner.pretrain(self.progress, lambda: self.stop_requested)
             if self.stop_requested:
                 return "stopped"
-        if (
-            self.run.policy.is_file()
-        ):  # an older policy never takes a newer one's place: the checkpoint may be behind it
-            facts = load_tensors(self.run.policy)[1]
+        with suppress(StoreError):  # none there, or a damaged one, which is replaced
+            facts = load_tensors(self.run.policy)[1]  # a newer one than the checkpoint must not be replaced
             self._public = (int(facts["update"]), int(facts["settled"]))
         self.progress.phase("learning", self.config.steps)
         written = read_metrics(self.run.metrics) if self.run.metrics.is_file() else []
@@ -198,8 +193,9 @@ class AsyncLearner:
         """Publish what is newer than what is published, unless that was less than `since` seconds ago."""
         now = (self.learner.updates, self._settled)
         if now > self._public and time.monotonic() - self._published >= since:
-            checkpoint_if_room(lambda: publish(self.run, self.learner, self.step, self._settled), self.progress)
-            self._published, self._public = time.monotonic(), now
+            saved = checkpoint_if_room(lambda: publish(self.run, self.learner, self.step, self._settled), self.progress)
+            self._public = now if saved else self._public
+            self._published = time.monotonic() + (0.0 if saved else TRY_AGAIN_S)
 
     def _checkpoint(self) -> None:
         counted = {"step": self.step, "rows": self._read, "episode": self._closed, "successes": list(self.successes)}

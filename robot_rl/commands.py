@@ -4,6 +4,8 @@ import contextlib
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Generator
 from dataclasses import replace
 from itertools import chain
@@ -13,6 +15,7 @@ from typing import Annotated, Any
 from tyro.conf import Positional, UseAppendAction, arg
 
 from robot_rl.errors import ConfigError, DeviceError
+from robot_rl.processes import PARENT
 
 INTERRUPTED = 130  # what a shell expects of a process that Ctrl-C ended
 
@@ -36,8 +39,8 @@ def train(  # noqa: PLR0913 (the command line's options)
         Positional[str], arg(metavar="[TASK]", help="As listed by robot-rl tasks, or gymnasium:FetchReach-v4")
     ] = "",
     preset: Annotated[
-        str, arg(help="Hyper-parameters: fast (default), pixels (cameras), scratch, serl, hil_serl")
-    ] = "fast",
+        str | None, arg(help="Hyper-parameters: fast (the default), pixels (cameras), scratch, serl, hil_serl")
+    ] = None,
     seed: Annotated[int | None, arg(help="Of everything; the same seed gives the same run")] = None,
     steps: Annotated[int | None, arg(help="Environment steps")] = None,
     demos: Annotated[
@@ -80,17 +83,24 @@ def train(  # noqa: PLR0913 (the command line's options)
     from robot_rl.run_directory import RunDirectory
 
     if resume is not None:
-        if task or config or set or rehearse or any(v is not None for v in (run, seed, demos, cell, teleop)):
+        if task or config or set or rehearse or any(v is not None for v in (preset, run, seed, demos, cell, teleop)):
             raise ConfigError(
                 "--resume continues a run as it was configured; only --steps, --eval-every and --async may be given "
                 "with it."
             )
         directory, settings = RunDirectory.open(resume)
+        with directory.learning():  # refused before anything is changed, where another process learns in it
+            pass
+        if steps is not None and steps <= (taken := _steps_taken(directory)):
+            raise ConfigError(
+                f"--steps is {steps}, and {resume} has taken {taken} already. Ask for more, or evaluate it."
+            )
         given = {k: v for k, v in {"steps": steps, "eval_every": eval_every}.items() if v is not None}
         if given:
             settings = replace(settings, **given)
             directory.write_config(settings)
         return _train(settings, directory, f"{settings.task}, resumed", evaluate, asynchronous)
+    preset = preset or "fast"
     settings = named_preset(preset, task)
     if config is not None:
         settings = load_config(config, settings)
@@ -125,6 +135,15 @@ def _place(cell: str | None, rehearse: bool) -> dict[str, Any]:
             )
         return {}
     return {"cell": cell, "rehearse": True} if rehearse else {"cell": cell}
+
+
+def _steps_taken(directory: Any) -> int:
+    from robot_rl.store import EpisodeStore
+    from robot_rl.store_commit import COMMIT
+
+    if not (directory.episodes / COMMIT).is_file():
+        return 0
+    return sum(record.length for record in EpisodeStore.open(directory.episodes).episode_table())
 
 
 def _hand(teleop: str | None) -> dict[str, Any]:
@@ -168,7 +187,11 @@ def _train(settings: Any, directory: Any, title: str, evaluate: bool, asynchrono
         print(f"Evaluate it there with: robot-rl eval {directory.path} --cell {settings.env['cell']} --episodes 20")
         return 0
     if reason != "stopped" and evaluate and settings.eval_episodes:
-        return evaluate_run(directory.path, episodes=settings.eval_episodes)
+        try:
+            return evaluate_run(directory.path, episodes=settings.eval_episodes)
+        except KeyboardInterrupt:
+            print(f"Training is complete and saved. Evaluate it with: robot-rl eval {directory.path}", file=sys.stderr)
+            return INTERRUPTED
     return 0
 
 
@@ -194,13 +217,26 @@ def _run_async(settings: Any, directory: Any, progress: Any) -> tuple[str, str]:
 
 @contextlib.contextmanager
 def _ending_in_order(work: Any) -> Generator[None]:
-    """SIGINT or SIGTERM asks it to end; a second one ends at once."""
-    handlers = {s: signal.signal(s, lambda *_: _stop(work)) for s in (signal.SIGINT, signal.SIGTERM)}
+    """SIGINT, SIGTERM or a terminal that is closed asks it to end; a second one ends at once.
+
+    So does, in a child of a run, the death of its parent: an arm must not go on with nobody there to stop it.
+    """
+    numbers = [s for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(s) != signal.SIG_IGN]
+    handlers = {s: signal.signal(s, lambda *_: _stop(work)) for s in numbers}
+    parent = os.environ.get(PARENT)
+    if parent is not None:
+        threading.Thread(target=_watch_parent, args=(int(parent), work), daemon=True).start()
     try:
         yield
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
+
+
+def _watch_parent(parent: int, work: Any) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    work.stop_requested = True
 
 
 def actor(run: Positional[Run]) -> int:
@@ -246,7 +282,10 @@ def evaluator(run: Positional[Run]) -> int:
         one = Evaluator(settings, directory, progress)
         with _ending_in_order(one):
             one.watch()
-    print(f"The evaluator ended; its last policy was of step {one.evaluated}.")
+    done = (
+        f"its last policy was of step {one.evaluated}" if one.evaluated >= 0 else "it had no time to evaluate a policy"
+    )
+    print(f"The evaluator ended; {done}.")
     return 0
 
 

@@ -1,8 +1,10 @@
 """What a training run is made of: every number with its meaning, the presets, and how a YAML file changes them."""
 
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, cast
 
@@ -22,7 +24,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "batch_size": (2, math.inf),
     "demo_fraction": (0, 1),
     "demo_noise": (0, 1),
-    "utd_ratio": (0, math.inf),
+    "utd_ratio": (0, 1000),
+    "stop_at_success": (0, math.inf),
     "n_step": (1, math.inf),
     "gamma": (0, 1),
     "bc_updates": (0, math.inf),
@@ -34,6 +37,9 @@ _RANGES: dict[str, tuple[float, float]] = {
     "eval_every": (0, math.inf),
     "checkpoint_every_s": (0, math.inf),
 }
+
+
+_DEVICE = re.compile(r"cpu|cuda(:\d+)?")
 
 
 def _count_as_text(value: Any) -> Any:
@@ -110,6 +116,10 @@ class TrainConfig:
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
+        if _DEVICE.fullmatch(self.device) is None:
+            raise ConfigError(f"device is {self.device!r}; it is cpu, cuda or cuda:N.")
+        if self.demos.lstrip("-").isdigit() and int(self.demos) < 0:
+            raise ConfigError(f"demos is {self.demos}; a number of demonstrations is at least 0.")
         if self.utd not in ("enforced", "free"):
             raise ConfigError(f"utd is {self.utd!r}; it is enforced or free.")
         for name, (low, high) in _RANGES.items():
@@ -173,7 +183,9 @@ def overlay(base: TrainConfig, given: dict[str, Any], where: str) -> TrainConfig
         unknown = [key for key in level if key not in known] if isinstance(level, dict) else []
         if unknown:
             key = f"{prefix}{unknown[0]}"
-            raise ConfigError(f"{where}: there is no setting {key!r}. Known: {', '.join(known)}.", key=key)
+            near = get_close_matches(unknown[0], known, 1)
+            meant = f" Did you mean {prefix}{near[0]}?" if near else ""
+            raise ConfigError(f"{where}: there is no setting {key!r}.{meant} Known: {', '.join(known)}.", key=key)
     try:
         return TypeAdapter(TrainConfig).validate_python(merged)
     except ValidationError as error:
@@ -250,7 +262,7 @@ _FAST = TrainConfig(
 PRESETS: dict[str, TrainConfig] = {
     "fast": _FAST,
     "pixels": replace(
-        _FAST, env={"observations": "vision"}, agent=replace(_FAST.agent, policy_delay=4), steps=20_000,
+        _FAST, env={"observations": "vision"}, agent=replace(_FAST.agent, policy_delay=4, critic_weight_decay=0.0), steps=20_000,
     ),
     "scratch": TrainConfig(
         task="",

@@ -1,5 +1,6 @@
 """Evaluation beside training: a process of its own that scores each policy as it is published, on a twin of its own."""
 
+import os
 import subprocess
 import sys
 import time
@@ -16,8 +17,10 @@ from robot_rl.errors import ConfigError
 from robot_rl.evaluation import evaluate
 from robot_rl.metrics import MetricsWriter, read_metrics
 from robot_rl.policy import Policy
+from robot_rl.processes import PARENT
 from robot_rl.progress import TrainingProgress
 from robot_rl.run_directory import RunDirectory, load_tensors
+from robot_rl.store_files import WriterLock
 
 __all__ = ["EPISODES", "Evaluator", "check_place", "evaluating_beside"]
 
@@ -66,6 +69,7 @@ class Evaluator:
             RobotRLError: The environment, the disk or the policy's file failed.
         """
         every = max(self.config.eval_every, 1)
+        lock = WriterLock(self.run.path / "evaluations.lock")
         env = make(self.config.task, {k: v for k, v in self.config.env.items() if k != "teleop"})
         try:
             with MetricsWriter(self.run.evaluations) as evaluations:
@@ -89,6 +93,7 @@ class Evaluator:
                     self.progress.log(f"Step {self.evaluated}: {sum(result.successes)}/{EPISODES} episodes succeeded.")
         finally:
             env.close()
+            lock.release()
 
 
 class _Stopped(Exception):  # noqa: N818 (no error: a wish)
@@ -118,10 +123,13 @@ def evaluating_beside(config: TrainConfig, run: RunDirectory) -> Generator[None]
         process = subprocess.Popen(
             [sys.executable, "-m", "robot_rl.cli", "evaluator", str(run.path)],
             stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+            env={**os.environ, PARENT: str(os.getpid())},
         )  # fmt: skip
         try:
             yield
         finally:
+            if process.poll():
+                print(f"The evaluator failed; what it said: {log.name}", file=sys.stderr)
             process.terminate()
             try:
                 process.wait(PATIENCE_S)

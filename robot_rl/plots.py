@@ -278,7 +278,7 @@ def _draw_speed(ax: Axes, rows: Sequence[MetricsRow], _label: str, colour: str) 
 def _draw_smoothed(ax: Axes, steps: Floats, values: Floats, colour: str) -> None:
     if len(steps):
         ax.plot(steps, values, color=colour, alpha=0.2, linewidth=0.8)
-        ax.plot(steps, _smooth(values, _span(values)), color=colour)
+        ax.plot(steps, _smooth(values, _span(values)), color=colour, marker="." if len(steps) == 1 else None)
 
 
 @contextmanager

@@ -16,7 +16,19 @@ from robot_rl.errors import ConfigError
 from robot_rl.observation import ObservationLayout
 from robot_rl.perception import Perception
 
-__all__ = ["Policy"]
+__all__ = ["Policy", "check_device"]
+
+
+def check_device(device: str) -> None:
+    """Whether there is such a device here.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    if device != "cpu" and not torch.cuda.is_available():
+        raise ConfigError(f"device: {device} asked for, but torch finds no CUDA device here. Say device=cpu.")
+    if ":" in device and int(device.split(":")[1]) >= torch.cuda.device_count():
+        raise ConfigError(f"device: {device} asked for, but there are {torch.cuda.device_count()} CUDA devices here.")
 
 
 class Policy:
@@ -51,10 +63,7 @@ class Policy:
     ) -> None:
         # The kernels bring threads of their own; torch's would only spin beside them, at a cost where cores are few.
         torch.set_num_threads(1)
-        if config.device != "cpu" and not torch.cuda.is_available():
-            raise ConfigError(
-                f"device: {config.device} asked for, but torch finds no CUDA device here. Say device=cpu."
-            )
+        check_device(config.device)
         if config.device != "cpu":
             torch.set_float32_matmul_precision("high")  # TF32: ten bits of mantissa are enough for these networks
         self.deterministic = False

@@ -13,6 +13,7 @@ from robot_rl.environments import Env, instructions_of, make, return_range
 from robot_rl.errors import ConfigError
 from robot_rl.observation import ObservationLayout
 from robot_rl.perception import Perception
+from robot_rl.policy import check_device
 from robot_rl.progress import TrainingProgress
 from robot_rl.run_directory import RunDirectory
 from robot_rl.store import EpisodeStore
@@ -29,6 +30,7 @@ def resolve(config: TrainConfig) -> TrainConfig:
     Raises:
         ConfigError: The environment cannot be made or learnt in, or the demonstrations are of another one.
     """
+    check_device(config.device)
     env = make(config.task, config.env)
     try:
         layout = ObservationLayout(env.observation_space)

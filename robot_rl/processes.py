@@ -13,7 +13,9 @@ from robot_rl.metrics import read_metrics
 from robot_rl.progress import TrainingProgress
 from robot_rl.run_directory import RunDirectory
 
-__all__ = ["AsyncRun"]
+__all__ = ["PARENT", "AsyncRun"]
+
+PARENT = "ROBOT_RL_PARENT"  # environment variable of a child: whose death ends it
 
 ROLES = ("learner", "actor")
 LOOK_EVERY_S = 0.5
@@ -38,6 +40,7 @@ class AsyncRun:
         self.stop_requested = False
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._logs: dict[str, IO[bytes]] = {}
+        self._said_before: dict[str, int] = {}  # bytes of each log, by the run before this one
         self._restarts: dict[str, int] = dict.fromkeys(ROLES, 0)
 
     def log(self, role: str) -> Path:
@@ -73,10 +76,12 @@ class AsyncRun:
     def _start(self, role: str) -> None:
         if role not in self._logs:
             self._logs[role] = self.log(role).open("ab")
+            self._said_before[role] = self.log(role).stat().st_size
         self._processes[role] = subprocess.Popen(
             [sys.executable, "-m", "robot_rl.cli", role, str(self.run.path)],
             stdin=subprocess.DEVNULL, stdout=self._logs[role], stderr=subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C reaches this process, which ends them in order
+            env={**os.environ, PARENT: str(os.getpid())},
         )  # fmt: skip
 
     def _look_after(self, role: str) -> None:
@@ -98,7 +103,8 @@ class AsyncRun:
         self._start(role)
 
     def _last_words(self, role: str) -> str:
-        lines = self.log(role).read_text(errors="replace").strip().splitlines()
+        said = self.log(role).read_bytes()[self._said_before[role] :]
+        lines = said.decode(errors="replace").strip().splitlines()
         return next((line for line in reversed(lines) if "Error" in line), lines[-1] if lines else "it said nothing.")
 
     def _show(self, seen: int) -> int:

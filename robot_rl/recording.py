@@ -12,6 +12,7 @@ from robot_rl.errors import ConfigError, StoreError
 from robot_rl.progress import TrainingProgress
 from robot_rl.run_directory import RunDirectory
 from robot_rl.store import EpisodeStore
+from robot_rl.store_layout import TABLE
 from robot_rl.store_writer import COMMIT
 
 __all__ = ["STOP_WINDOW", "checkpoint_if_room", "commit_patiently", "open_episodes", "reason_to_end"]
@@ -25,8 +26,15 @@ def open_episodes(run: RunDirectory, config: TrainConfig, env: Env, resuming: bo
 
     Raises:
         ConfigError: A run that begins already has steps.
+        StoreError: There are steps, and nothing says how many count.
     """
     path = run.episodes
+    if not (path / COMMIT).is_file() and any(path.glob(f"{TABLE}/c*")):
+        raise StoreError(
+            f"{path} holds steps but has lost its {COMMIT}; nothing was touched. Mend it with: "
+            f"robot-rl store repair {path}",
+            path=path,
+        )
     if resuming:
         return EpisodeStore.open(path, write=True)
     if path.is_dir():
@@ -74,14 +82,20 @@ def commit_patiently(
             return
 
 
-def checkpoint_if_room(save: Callable[[], None], progress: TrainingProgress) -> None:
-    """Save; on a full disk say so and go on, for the checkpoint before still stands and so do all episodes."""
+def checkpoint_if_room(save: Callable[[], None], progress: TrainingProgress) -> bool:
+    """Save; on a full disk say so and go on, for what was saved before still stands and so do all episodes.
+
+    Returns:
+        Whether it was saved.
+    """
     try:
         save()
     except StoreError as error:
         if not error.fields.get("disk_full"):
             raise
-        progress.log(f"{error} This checkpoint is left out; training goes on.")
+        progress.log(f"{error} Saving is left out this time; training goes on.")
+        return False
+    return True
 
 
 def reason_to_end(config: TrainConfig, step: int, successes: Sequence[bool]) -> str:

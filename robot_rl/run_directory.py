@@ -4,6 +4,8 @@ import importlib.metadata
 import json
 import platform
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import yaml
 from robot_rl.checkpoints import CheckpointFolder
 from robot_rl.config import TrainConfig, load_config, preset
 from robot_rl.errors import ConfigError, StoreError
-from robot_rl.store_files import write_whole
+from robot_rl.store_files import WriterLock, write_whole
 from robot_rl.tensor_files import load_tensors, save_tensors
 
 __all__ = ["RunDirectory", "load_tensors", "save_tensors"]
@@ -116,6 +118,24 @@ class RunDirectory:
     @property
     def videos(self) -> Path:
         return self.path / "videos"
+
+    @contextmanager
+    def learning(self) -> Generator[None]:
+        """While this is open, nobody else learns in this run.
+
+        Raises:
+            StoreError: Somebody does, or the disk refuses.
+        """
+        folder = self.path / "checkpoints"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = WriterLock(folder / "learner.lock")
+        except OSError as error:
+            raise StoreError(f"Cannot lock {folder}: {error.strerror}.", path=folder) from error
+        try:
+            yield
+        finally:
+            lock.release()
 
     def event(self, kind: str, **fields: Any) -> None:
         """Append a line to events.jsonl: what happened and when."""

@@ -64,14 +64,14 @@ class Trainer:
             RobotRLError: The disk, the environment or a setting failed. Committed steps and the last checkpoint stand.
         """
         try:
-            return self._train()
+            with self.run.learning():
+                return self._train()
         except StoreError as error:
             if "holder" in error.fields:  # another process trains this run
                 raise
-            reason = str(error).split(". ")[0]
             raise StoreError(
-                f"Training stopped at step {self.step}: {reason}. What was committed before is safe. When that is "
-                f"mended (a full disk: free some space), go on with: robot-rl train --resume {self.run.path}",
+                f"Training stopped at step {self.step}: {error} What was committed before is safe. When that is "
+                f"mended, go on with: robot-rl train --resume {self.run.path}",
                 **error.fields,
             ) from error
         except (DeviceError, SafetyError, LinkError) as error:
@@ -250,7 +250,12 @@ class Trainer:
         state.restore(facts)
         whole = [record for record in store.episode_table() if record.closed]
         later = store.rows - facts["rows"]
-        if later:
+        if later < 0:
+            self.progress.log(
+                f"{-later} rows that were learnt from before are gone from the store; updates go on once as many steps "
+                "have been taken anew."
+            )
+        if later > 0:
             self.progress.log(f"{later} rows were stored after the last checkpoint; they are kept and learnt from.")
             state.successes.extend(record.success for record in whole[facts["episode"] :])
         state.step, state.episode = sum(record.length for record in whole), len(whole)

@@ -14,6 +14,7 @@ edge is, not by what is seen.
 import contextlib
 import importlib
 import io
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -66,7 +67,7 @@ def load_trunk(name: str) -> Trunk:
         "torchvision": _torchvision,
         "hf": _transformers,
     }
-    if source not in loaders or (source != "efficientnet_lite0" and not model):
+    if source not in loaders or (source == "efficientnet_lite0") == bool(model):
         raise ConfigError(
             f"Unknown image encoder {name!r} (vision.encoder). Known: efficientnet_lite0, timm:NAME, torchvision:NAME, "
             "hf:NAME_OR_PATH, conv."
@@ -78,7 +79,7 @@ def load_trunk(name: str) -> Trunk:
     except ImportError as error:
         raise ConfigError(
             f"vision.encoder={name} needs a package that is not installed: {error}. "
-            "Install it, or use efficientnet_lite0."
+            "pip install timm torchvision, pip install 'robot-rl[hf]' for hf:, or use efficientnet_lite0."
         ) from error
     except Exception as error:  # each library raises its own kinds for an unknown model or a failed download
         raise ConfigError(f"vision.encoder={name} cannot be loaded: {type(error).__name__}: {error}") from error
@@ -134,6 +135,8 @@ def _torchvision(model: str) -> Trunk:
 
 
 def _transformers(model: str) -> Trunk:
+    if model.startswith(("/", ".", "~")) and not Path(model).expanduser().is_dir():
+        raise ConfigError(f"vision.encoder=hf:{model}: there is no such folder.")
     transformers: Any = importlib.import_module("transformers")
     whole = transformers.AutoModel.from_pretrained(model)
     if hasattr(whole, "text_model"):  # CLIP and its like: the half that sees

@@ -143,6 +143,7 @@ def running(tmp_path):
     for process in started:
         process.kill()
         process.wait()
+        process.stdout.close()
 
 
 def talk(address):
