@@ -168,7 +168,7 @@ def _train(settings: Any, directory: Any, title: str, evaluate: bool, asynchrono
     with TrainingProgress(title) as progress:
         try:
             run = _run_async if asynchronous else _run_in_step
-            with evaluating_beside(settings, directory):
+            with evaluating_beside(settings, directory, progress):
                 reason, words = run(settings, directory, progress)
         except KeyboardInterrupt:
             print(

@@ -262,7 +262,8 @@ _FAST = TrainConfig(
 PRESETS: dict[str, TrainConfig] = {
     "fast": _FAST,
     "pixels": replace(
-        _FAST, env={"observations": "vision"}, agent=replace(_FAST.agent, policy_delay=4, critic_weight_decay=0.0), steps=20_000,
+        _FAST, env={"observations": "vision"}, steps=20_000,
+        agent=replace(_FAST.agent, policy_delay=4, critic_weight_decay=0.0),
     ),
     "scratch": TrainConfig(
         task="",

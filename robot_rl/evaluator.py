@@ -113,7 +113,7 @@ class _Stoppable:
 
 
 @contextmanager
-def evaluating_beside(config: TrainConfig, run: RunDirectory) -> Generator[None]:
+def evaluating_beside(config: TrainConfig, run: RunDirectory, progress: TrainingProgress) -> Generator[None]:
     """While this is open, a process evaluates beside, if the run's `eval_every` asks for it, with a log in the run."""
     if not config.eval_every:
         yield
@@ -129,7 +129,7 @@ def evaluating_beside(config: TrainConfig, run: RunDirectory) -> Generator[None]
             yield
         finally:
             if process.poll():
-                print(f"The evaluator failed; what it said: {log.name}", file=sys.stderr)
+                progress.log(f"The evaluator failed; what it said: {log.name}")
             process.terminate()
             try:
                 process.wait(PATIENCE_S)

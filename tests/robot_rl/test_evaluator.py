@@ -24,6 +24,8 @@ SETTINGS = [
     "utd_ratio=1",
 ]
 
+QUIET = TrainingProgress("test", plain_interval_s=1e9)
+
 
 def evaluator(run):
     directory, config = RunDirectory.open(run)
@@ -75,9 +77,9 @@ def test_training_starts_one_beside_and_ends_it(run, monkeypatch):
 
     monkeypatch.setattr(subprocess, "Popen", popen)
     directory, config = RunDirectory.open(run)
-    with evaluating_beside(config, directory):
+    with evaluating_beside(config, directory, QUIET):
         assert not started
-    with evaluating_beside(overlay(config, {"eval_every": 50}, "here"), directory):
+    with evaluating_beside(overlay(config, {"eval_every": 50}, "here"), directory, QUIET):
         assert started[0].args[:4] == [sys.executable, "-m", "robot_rl.cli", "evaluator"]
     assert started[0].returncode is not None
 
