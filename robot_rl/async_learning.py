@@ -117,6 +117,8 @@ class AsyncLearner:
         while True:
             ended = reason_to_end(self.config, self.step, self.successes)
             due = self._due()
+            if not due or self.config.utd == "free":
+                self._settled = self.step
             if self.stop_requested:
                 return "stopped"
             if ended and not (due and self.config.utd == "enforced"):
@@ -124,8 +126,6 @@ class AsyncLearner:
             for skill in due[:1]:
                 for _ in range(min(UPDATES_AT_ONCE, skill.updates_due if self.config.utd == "enforced" else 1)):
                     skill.update()
-            if not due or self.config.utd == "free":
-                self._settled = self.step
             if not due:
                 self._publish(since=CAUGHT_UP_S)  # the actor may be waiting for just these updates
                 time.sleep(IDLE_S)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from robot_rl.actor import LEAD
+from robot_rl.async_learning import AsyncLearner
 from robot_rl.commands import train
 from robot_rl.errors import LinkError, StoreError
 from robot_rl.metrics import read_metrics
@@ -18,6 +19,8 @@ from robot_rl.processes import AsyncRun
 from robot_rl.progress import TrainingProgress
 from robot_rl.run_directory import RunDirectory, load_tensors
 from robot_rl.store import EpisodeStore
+from robot_rl.store_files import WriterLock
+from robot_rl.store_repair import repair_store
 
 SETTINGS = (
     "steps=150", "demos=2", "bc_updates=20", "batch_size=32", "utd_ratio=1", "eval_episodes=0",
@@ -160,6 +163,73 @@ def test_a_process_that_dies_is_started_anew_and_one_that_complains_ends_the_run
     (run.path / "config.yaml").write_text(config.replace("task: reach", "task: nonsense", 1))
     with pytest.raises(LinkError, match=r"exit code 2.*nonsense"):
         AsyncRun(run, TrainingProgress("test", plain_interval_s=1e9)).watch(150)
+
+
+def test_a_store_that_lost_its_commit_is_left_alone(run):
+    for process in (start("actor", run), start("learner", run)):
+        ends_well(process)
+    rows = EpisodeStore.open(run.episodes).rows
+    (run.episodes / "commit.json").unlink()
+    refused = start("actor", run)
+    _, err = refused.communicate(timeout=60)
+    assert refused.returncode == 2
+    assert "robot-rl store repair" in err
+    repair_store(run.episodes)
+    assert EpisodeStore.open(run.episodes).rows == rows
+
+
+def test_a_damaged_policy_is_published_anew(run):
+    for process in (start("actor", run), start("learner", run)):
+        ends_well(process)
+    os.truncate(run.policy, 1000)
+    assert train(resume=run.path, steps=170, asynchronous=True) == 0
+    assert load_tensors(run.policy)[1]["settled"] == 170
+
+
+def test_a_disk_that_was_full_for_a_policy_is_tried_again(run, monkeypatch):
+    """The actor waits for what was not published: it must come once there is room, though no update is due."""
+    learner, failures = AsyncLearner(run.open(run.path)[1], run, TrainingProgress("test", plain_interval_s=1e9)), []
+
+    def publish(*_):
+        failures.append(1)
+        if len(failures) < 3:
+            raise StoreError("no room", disk_full=True)
+
+    monkeypatch.setattr("robot_rl.async_learning.publish", publish)
+    monkeypatch.setattr("robot_rl.async_learning.TRY_AGAIN_S", 0.05)
+    learner.learner = type("Learner", (), {"updates": 7})()
+    end = time.monotonic() + 10
+    while len(failures) < 3:
+        learner._publish(since=0.0)
+        time.sleep(0.01)
+        assert time.monotonic() < end
+    assert learner._public == (7, 0)
+
+
+def test_children_end_when_their_parent_dies(run):
+    parent = subprocess.Popen([sys.executable, "-m", "robot_rl.cli", "train", "--resume", str(run.path), "--async"])
+    locks = [run.episodes / "writer.lock", run.path / "checkpoints" / "learner.lock"]
+    end = time.monotonic() + 60
+    while not all(lock.is_file() for lock in locks):
+        time.sleep(0.05)
+        assert time.monotonic() < end
+    parent.kill()
+    parent.wait()
+    while True:  # until nobody holds either
+        try:
+            for lock in locks:
+                WriterLock(lock).release()
+            return
+        except StoreError:
+            time.sleep(0.1)
+            assert time.monotonic() < end
+
+
+def test_a_run_that_is_learnt_in_is_not_resumed_and_not_changed(run):
+    before = run.config.read_text()
+    with run.learning(), pytest.raises(StoreError, match="being written by"):
+        train(resume=run.path, steps=999)
+    assert run.config.read_text() == before
 
 
 @pytest.mark.slow

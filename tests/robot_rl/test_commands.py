@@ -68,6 +68,11 @@ def refused(capsys, arguments):
         (["train", "reach", "--set", "gamma=high"], ["--set", "gamma", "'high'"]),
         (["train", "reach", "--set", "gamma=high", "seed=1", "--set", "seed=2"], ["gamma", "'high'"]),
         (["train", "reach", "--eval-every", "100", "--cell", "fr3.yaml"], ["arm in use", "robot-rl eval"]),
+        (["train", "reach", "--set", "agent.learning_rate=.nan"], ["agent.learning_rate", "between"]),
+        (["train", "reach", "--set", "agent.critcs=3"], ["Did you mean agent.critics?"]),
+        (["train", "reach", "--set", "utd_ratio=.inf"], ["utd_ratio", "at most 1000"]),
+        (["train", "reach", "--set", "device=gpu"], ["cpu, cuda or cuda:N"]),
+        (["train", "reach", "--demos", "-3"], ["at least 0"]),
         (["train", "reach", "--set", "env.arm=kuka"], ["kuka", "fr3"]),
         (["train", "reach", "--set", "env.colour=red"], ["colour"]),
         (["train", "reach", "--set", "env.max_steps=10s"], ["max_steps", "10s"]),
@@ -157,7 +162,7 @@ def test_the_task_may_stand_in_the_file(capsys, tmp_path):
 
 def test_resume_takes_no_other_settings(capsys):
     cli.main(["train", "toy/Point-v0", "--run", "run", "--steps", "6", *SMALL])
-    for extra in (["--seed", "1"], ["--set", "gamma=0.5"], ["--demos", "none"], ["--run", "other"]):
+    for extra in (["--seed", "1"], ["--preset", "serl"], ["--set", "gamma=0.5"], ["--demos", "none"], ["--run", "other"]):
         assert "only --steps" in refused(capsys, ["train", "--resume", "run", *extra])
 
 
