@@ -12,13 +12,14 @@ import numpy as np
 
 from robot_rl.config import TrainConfig
 from robot_rl.demonstrations import succeeded
-from robot_rl.environments import Env, make
+from robot_rl.environments import Env
 from robot_rl.errors import StoreError
 from robot_rl.policy import Policy
 from robot_rl.preparation import open_demonstrations
 from robot_rl.progress import TrainingProgress
 from robot_rl.recording import STOP_WINDOW, commit_patiently, open_episodes, reason_to_end
 from robot_rl.resuming import LoopState, repeat_episode
+from robot_rl.rewards.learned import make_with_reward
 from robot_rl.run_directory import RunDirectory, load_tensors
 from robot_rl.store_writer import COMMIT
 
@@ -103,7 +104,7 @@ class Actor:
 
     def __init__(self, config: TrainConfig, run: RunDirectory, progress: TrainingProgress) -> None:
         self.config, self.run, self.progress = config, run, progress
-        self.env: Env = make(config.task, config.env)
+        self.env: Env = make_with_reward(config.task, config.env, config.reward)
         self.state = LoopState(config.seed, STOP_WINDOW)
         self.stop_requested = False
         self.waited_s = 0.0

@@ -63,6 +63,9 @@ def train(  # noqa: PLR0913 (the command line's options)
     asynchronous: Annotated[
         bool, arg(name="async", help="Act and learn in two processes; the arm never waits for the learner")
     ] = False,
+    reward: Annotated[
+        Path | None, arg(metavar="REWARD", help="Learn from this classifier alone (robot-rl reward train)")
+    ] = None,
     teleop: Annotated[
         str | None,
         arg(metavar="DEVICE", help="Who may take over: spacemouse, gamepad, keyboard, or script (simulated)"),
@@ -76,14 +79,21 @@ def train(  # noqa: PLR0913 (the command line's options)
 
     Stop at any moment with Ctrl-C: the run is saved, and --resume RUN goes on with the same numbers.
     """  # fmt: skip
-    from robot_rl.config import assignments, load_config, overlay
+    from robot_rl.assignments import assignments
+    from robot_rl.config import load_config, overlay
     from robot_rl.config import preset as named_preset
     from robot_rl.evaluator import check_place
     from robot_rl.preparation import resolve
     from robot_rl.run_directory import RunDirectory
 
     if resume is not None:
-        if task or config or set or rehearse or any(v is not None for v in (preset, run, seed, demos, cell, teleop)):
+        if (
+            task
+            or config
+            or set
+            or rehearse
+            or any(v is not None for v in (preset, run, seed, demos, cell, reward, teleop))
+        ):
             raise ConfigError(
                 "--resume continues a run as it was configured; only --steps, --eval-every and --async may be given "
                 "with it."
@@ -107,6 +117,7 @@ def train(  # noqa: PLR0913 (the command line's options)
     settings = overlay(settings, assignments(chain.from_iterable(set)), "--set")
     settings = replace(settings, env={**settings.env, **_place(cell, rehearse), **_hand(teleop)})
     chosen = {"task": task or settings.task, "seed": seed, "steps": steps, "demos": demos, "eval_every": eval_every}
+    chosen["reward"] = None if reward is None else str(reward.resolve())
     settings = replace(settings, **{k: v for k, v in chosen.items() if v is not None})
     if not settings.task:
         raise ConfigError("Which task? For example: robot-rl train pick_cube. See: robot-rl tasks")
@@ -118,7 +129,8 @@ def train(  # noqa: PLR0913 (the command line's options)
         print("No demonstrations to start from: using preset scratch, which explores from nothing.", file=sys.stderr)
         return train(
             task, "scratch", seed=seed, steps=steps, demos="none", run=run, cell=cell, rehearse=rehearse, config=config,
-            set=set, asynchronous=asynchronous, teleop=teleop, eval_every=eval_every, evaluate=evaluate,
+            set=set, asynchronous=asynchronous, reward=reward, teleop=teleop, eval_every=eval_every,
+            evaluate=evaluate,
         )  # fmt: skip
     directory = RunDirectory.create(resolved, run)
     return _train(
@@ -376,7 +388,7 @@ def demo(
     """Record demonstrations of a task by its scripted expert into an episode store."""
     import numpy as np
 
-    from robot_rl.config import assignments
+    from robot_rl.assignments import assignments
     from robot_rl.demonstrations import record, scripted_expert
     from robot_rl.environments import make
     from robot_rl.progress import TrainingProgress

@@ -2,7 +2,6 @@
 
 import math
 import re
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -15,7 +14,7 @@ from robot_rl.agent_config import AgentConfig
 from robot_rl.errors import ConfigError
 from robot_rl.vision_config import VisionConfig
 
-__all__ = ["PRESETS", "TrainConfig", "assignments", "load_config", "overlay", "preset"]
+__all__ = ["PRESETS", "TrainConfig", "load_config", "overlay", "preset"]
 
 
 _RANGES: dict[str, tuple[float, float]] = {
@@ -53,6 +52,7 @@ class TrainConfig:
     Attributes:
         task: A task's name, or package:Id of any Gymnasium environment with continuous actions.
         env: Options for the environment, for example arm=ur5e.
+        reward: A learned reward's directory (robot-rl reward train) in place of the task's own; empty for none.
         demos: Path of an episode store; a number of episodes for the environment's scripted expert to record first;
             or `none`.
         demo_noise: Action noise of the scripted expert (standard deviation, fraction of a full action).
@@ -88,6 +88,7 @@ class TrainConfig:
 
     task: str
     env: dict[str, Any] = field(default_factory=dict[str, Any])
+    reward: str = ""
     demos: Annotated[str, BeforeValidator(_count_as_text)] = "20"
     demo_noise: float = 0.06
     steps: int = 20_000
@@ -183,7 +184,7 @@ def overlay(base: TrainConfig, given: dict[str, Any], where: str) -> TrainConfig
         unknown = [key for key in level if key not in known] if isinstance(level, dict) else []
         if unknown:
             key = f"{prefix}{unknown[0]}"
-            near = get_close_matches(unknown[0], known, 1)
+            near = get_close_matches(str(unknown[0]), known, 1)
             meant = f" Did you mean {prefix}{near[0]}?" if near else ""
             raise ConfigError(f"{where}: there is no setting {key!r}.{meant} Known: {', '.join(known)}.", key=key)
     try:
@@ -194,30 +195,6 @@ def overlay(base: TrainConfig, given: dict[str, Any], where: str) -> TrainConfig
         raise ConfigError(f"{where}: {key}: {first['input']!r}: {first['msg']}.", key=key) from error
     except ConfigError as error:  # a value out of its range
         raise ConfigError(f"{where}: {error}", **error.fields) from error
-
-
-def assignments(pairs: Iterable[str]) -> dict[str, Any]:
-    """`KEY=VALUE` pairs as a nested mapping: `agent.critics=5` gives {"agent": {"critics": 5}}. Values are YAML.
-
-    Raises:
-        ConfigError: A pair is not of that form, or two contradict each other.
-    """
-    tree: dict[str, Any] = {}
-    for pair in pairs:
-        key, equals, text = pair.partition("=")
-        if not equals or not all(key.split(".")):
-            raise ConfigError(f"--set {pair}: expected KEY=VALUE, for example --set agent.critics=5")
-        node = tree
-        *parents, last = key.split(".")
-        for parent in parents:
-            node = node.setdefault(parent, {})
-            if not isinstance(node, dict):
-                raise ConfigError(f"--set {pair}: {parent!r} was given a value of its own before.")
-        try:
-            node[last] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--set {pair}: {text!r} is no value ({' '.join(str(error).split())}).") from error
-    return tree
 
 
 def _merge(base: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:

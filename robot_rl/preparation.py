@@ -9,12 +9,13 @@ import numpy as np
 
 from robot_rl.config import TrainConfig
 from robot_rl.demonstrations import record, scripted_expert
-from robot_rl.environments import Env, instructions_of, make, return_range
+from robot_rl.environments import Env, instructions_of, return_range
 from robot_rl.errors import ConfigError
 from robot_rl.observation import ObservationLayout
 from robot_rl.perception import Perception
 from robot_rl.policy import check_device
 from robot_rl.progress import TrainingProgress
+from robot_rl.rewards.learned import make_with_reward
 from robot_rl.run_directory import RunDirectory
 from robot_rl.store import EpisodeStore
 
@@ -31,7 +32,7 @@ def resolve(config: TrainConfig) -> TrainConfig:
         ConfigError: The environment cannot be made or learnt in, or the demonstrations are of another one.
     """
     check_device(config.device)
-    env = make(config.task, config.env)
+    env = make_with_reward(config.task, config.env, config.reward)
     try:
         layout = ObservationLayout(env.observation_space)
         if layout.images:

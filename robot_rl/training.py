@@ -10,7 +10,7 @@ import numpy as np
 from robot_rl.checkpoints import CheckpointFolder
 from robot_rl.config import TrainConfig
 from robot_rl.demonstrations import succeeded
-from robot_rl.environments import Env, instructions_of, make
+from robot_rl.environments import Env, instructions_of
 from robot_rl.errors import DeviceError, LinkError, SafetyError, StoreError
 from robot_rl.learner import HUMAN, Learner, Skill, sources_of
 from robot_rl.metrics import MetricsWriter
@@ -18,6 +18,7 @@ from robot_rl.preparation import open_demonstrations
 from robot_rl.progress import TrainingProgress
 from robot_rl.recording import STOP_WINDOW, checkpoint_if_room, commit_patiently, open_episodes, reason_to_end
 from robot_rl.resuming import LoopState, repeat_episode
+from robot_rl.rewards.learned import make_with_reward
 from robot_rl.run_directory import RunDirectory, save_tensors
 
 __all__ = ["Trainer", "describe", "mark_best", "publish", "publish_best"]
@@ -40,7 +41,7 @@ class Trainer:
 
     def __init__(self, config: TrainConfig, run: RunDirectory, progress: TrainingProgress) -> None:
         self.config, self.run, self.progress = config, run, progress
-        self.env: Env = make(config.task, config.env)
+        self.env: Env = make_with_reward(config.task, config.env, config.reward)
         self.state = LoopState(config.seed, STOP_WINDOW)
         self.stop_requested = False
         self._skill: Skill
@@ -217,6 +218,9 @@ class Trainer:
             "updates_per_s": (self.learner.updates - self._updates_before) / elapsed,
             **skill.scalars(),
         }
+        if "oracle_success" in info:  # a learned reward ended it: what the task itself says is for scoring alone
+            row["oracle_success"] = float(info["oracle_success"])
+            row["reward_hacked"] = float(success and not info["oracle_success"])
         if len(self.learner.skills) > 1:
             row["skill"] = list(self.learner.skills.values()).index(skill)
         self.metrics.write(step=self.step, update=self.learner.updates, **row)

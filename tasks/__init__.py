@@ -62,7 +62,7 @@ def make_env(  # noqa: PLR0913 (an environment's options)
             their address.
         arm: The twin's arm: `fr3`, `ur5e` or the path of an MJCF file.
         observations: `state`, or `vision` for cameras in place of object poses.
-        reward: `sparse` or `dense`.
+        reward: `sparse`, `dense`, or `external` where somebody else tells success.
         frame: What poses are relative to: the episode's `start` pose or the arm's `base`.
         randomise: Vary the twin between episodes as the task declares.
         reset_free: Whether a reset leaves the objects where the last episode left them; as the task does by default.
@@ -144,7 +144,8 @@ def _with_hand(env: gym.Env[Any, Any], robot: Any, teleop: str | dict[str, Any])
         if device == "script":
             rng = np.random.default_rng(given.pop("seed", 0))
             return Intervention(env, ScriptedHand(robot, rng, **given))
-        return Intervention(env, DeviceHand(robot, open_teleop(device, **given)))
+        ends = bool(given.pop("ends", True))
+        return Intervention(env, DeviceHand(robot, open_teleop(device, **given)), ends=ends)
     except TypeError as error:
         raise ConfigError(f"teleop: {teleop}: {error}") from error
     except Exception:

@@ -38,8 +38,8 @@ def tasks() -> int:
     console.print(table)
     console.print(
         "Options of every task, as --set env.KEY=VALUE:\n"
-        "  arm=fr3|ur5e|PATH.xml  observations=state|vision  reward=sparse|dense  frame=start|base  max_steps=N\n"
-        "  gripper_penalty=0.02  action_repeat=1  action_history=0  randomise=true|false  image_size=128\n"
+        "  arm=fr3|ur5e|PATH.xml  observations=state|vision  reward=sparse|dense|external  frame=start|base\n"
+        "  max_steps=N  gripper_penalty=0.02  action_repeat=1  action_history=0  randomise=true|false  image_size=128\n"
         "  reset_free=true|false (bin_relocate)  real_time=true|false  cell=twin|PATH.yaml\n"
         "  rehearse=true|false|ADDRESS\n"
         "Any other Gymnasium environment: robot-rl train gymnasium:FetchReach-v4",

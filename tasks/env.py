@@ -77,7 +77,8 @@ class RobotEnv(gym.Env[Observation, NDArray[np.float32]]):
         task: What is to be learnt.
         cell: Where.
         observations: `state` or `vision`.
-        reward: `sparse` (1 on success, else 0) or `dense`.
+        reward: `sparse` (1 on success, else 0), `dense`, or `external`: success is for somebody else to tell (a learned
+            classifier, a person), ends nothing here, and stands in `info["oracle_success"]` for scoring alone.
         frame: What poses are relative to: `start` or `base`.
         randomise: Vary the twin between episodes as the task declares.
         reset_free: Leave the objects where they are between episodes; None for the task's own way.
@@ -100,7 +101,7 @@ class RobotEnv(gym.Env[Observation, NDArray[np.float32]]):
     ) -> None:
         for name, value, known in (
             ("observations", observations, ("state", "vision")),
-            ("reward", reward, ("sparse", "dense")),
+            ("reward", reward, ("sparse", "dense", "external")),
             ("frame", frame, ("start", "base")),
         ):
             if value not in known:
@@ -114,6 +115,7 @@ class RobotEnv(gym.Env[Observation, NDArray[np.float32]]):
         self.task, self.cell = task, cell
         self.render_mode = render_mode
         self._dense, self._vision, self._frame = reward == "dense", observations == "vision", frame
+        self._external = reward == "external"
         spec = task.spec
         self.limits = tighten(spec.limits, cell.limits)
         # A driver process supervises on its own side; an arm in this one is put behind the supervisor here.
@@ -274,6 +276,8 @@ class RobotEnv(gym.Env[Observation, NDArray[np.float32]]):
         success = self.task.success(world)
         self._unsuccessful *= not success
         failure = not success and self.task.failure(world)
+        if self._external:
+            return self._last, 0.0, failure, False, {"success": False, "oracle_success": success}
         reward = 1.0 if success else (self.task.dense_reward(world) if self._dense else 0.0)
         return self._last, reward, success or failure, False, {"success": success}
 

@@ -104,11 +104,12 @@ class Intervention(Wrapper):
     Args:
         env: Around a `RobotEnv`.
         hand: Whose.
+        ends: Whether a word ends the episode; else it only stands in `info["said"]`.
     """
 
-    def __init__(self, env: Env, hand: Hand) -> None:
+    def __init__(self, env: Env, hand: Hand, *, ends: bool = True) -> None:
         super().__init__(env)
-        self.hand = hand
+        self.hand, self._ends = hand, ends
         self._robot = cast("RobotEnv", env.unwrapped)
         hand.connect()
 
@@ -127,6 +128,10 @@ class Intervention(Wrapper):
         observation, reward, terminated, truncated, info = self.env.step(executed)
         if own is not None:
             info["source"], info["executed_action"] = "human", own
+        if said:
+            info["said"] = sorted(said)
+        if not self._ends:
+            return observation, reward, terminated, truncated, info
         if "success" in said or "failure" in said:
             succeeded = "success" in said
             info.update(success=succeeded, label="success" if succeeded else "failure")

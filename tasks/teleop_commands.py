@@ -74,7 +74,7 @@ def _at_hand(
 
     from drivers.teleop import TeleopSet, open_teleop
     from drivers.teleop.page import Page
-    from robot_rl.config import assignments
+    from robot_rl.assignments import assignments
     from robot_rl.environments import make
     from tasks.intervention import DeviceHand, Intervention
 

@@ -15,7 +15,10 @@ ALL = frozenset({"*"})
 ALLOWED = {
     "robot_rl": {},
     "drivers": {"robot_rl": {"geometry", "errors"}},
-    "tasks": {"drivers": ALL, "robot_rl": {"geometry", "errors", "operators", "store", "demonstrations"}},
+    "tasks": {
+        "drivers": ALL,
+        "robot_rl": {"geometry", "errors", "operators", "store", "demonstrations", "environments", "assignments"},
+    },
     "calibration": {"drivers": ALL, "robot_rl": {"geometry", "errors"}},
 }
 PICKLES = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}

@@ -31,7 +31,8 @@ SETTINGS = (
 @pytest.fixture
 def run(tmp_path):
     """A run that is configured and has not begun."""
-    from robot_rl.config import assignments, overlay, preset
+    from robot_rl.assignments import assignments
+    from robot_rl.config import overlay, preset
     from robot_rl.preparation import resolve
 
     return RunDirectory.create(
@@ -235,7 +236,8 @@ def test_a_run_that_is_learnt_in_is_not_resumed_and_not_changed(run):
 @pytest.mark.slow
 def test_fifty_kills_of_the_learner(tmp_path):
     """The actor goes on by itself; each new learner takes over, and the policy ends as good as it would have been."""
-    from robot_rl.config import assignments, overlay, preset
+    from robot_rl.assignments import assignments
+    from robot_rl.config import overlay, preset
     from robot_rl.environments import make
     from robot_rl.evaluation import evaluate, load_policy
     from robot_rl.preparation import resolve

@@ -162,7 +162,13 @@ def test_the_task_may_stand_in_the_file(capsys, tmp_path):
 
 def test_resume_takes_no_other_settings(capsys):
     cli.main(["train", "toy/Point-v0", "--run", "run", "--steps", "6", *SMALL])
-    for extra in (["--seed", "1"], ["--preset", "serl"], ["--set", "gamma=0.5"], ["--demos", "none"], ["--run", "other"]):
+    for extra in (
+        ["--seed", "1"],
+        ["--preset", "serl"],
+        ["--set", "gamma=0.5"],
+        ["--demos", "none"],
+        ["--run", "other"],
+    ):
         assert "only --steps" in refused(capsys, ["train", "--resume", "run", *extra])
 
 

@@ -5,7 +5,8 @@ from dataclasses import asdict, replace
 import pytest
 import yaml
 
-from robot_rl.config import PRESETS, assignments, load_config, overlay, preset
+from robot_rl.assignments import assignments
+from robot_rl.config import PRESETS, load_config, overlay, preset
 from robot_rl.errors import ConfigError
 
 

@@ -1,0 +1,102 @@
+"""Marked frames: pictures, and whether they show success, out of episode stores."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robot_rl.errors import ConfigError
+from robot_rl.observation import ObservationLayout
+from robot_rl.store import EpisodeStore
+from robot_rl.store_labels import label_names
+
+__all__ = ["MARK", "Frames", "read_frames"]
+
+MARK = "success/frames"
+"""The label that `robot-rl reward collect` writes: 1 where a frame shows success, 0 where it does not."""
+
+
+@dataclass(frozen=True)
+class Frames:
+    """N marked frames.
+
+    Attributes:
+        pictures: By camera (leaf name), uint8, shape (N, H, W, 3).
+        success: Whether each shows success, shape (N,).
+        episode: A number for each episode, over all stores, shape (N,): what belongs together stays together when
+            frames are split.
+        where: Store, episode and row of each, for people.
+    """
+
+    pictures: dict[str, NDArray[np.uint8]]
+    success: NDArray[np.bool_]
+    episode: NDArray[np.int64]
+    where: list[str]
+
+    def __len__(self) -> int:
+        """N."""
+        return len(self.success)
+
+    def of(self, rows: NDArray[Any]) -> "Frames":
+        """Some of them."""
+        pictures = {name: values[rows] for name, values in self.pictures.items()}
+        return Frames(
+            pictures, self.success[rows], self.episode[rows], [self.where[int(i)] for i in np.arange(len(self))[rows]]
+        )
+
+
+def read_frames(paths: Sequence[str | Path]) -> tuple[Frames, EpisodeStore]:
+    """Frames of stores, marked as `MARK` says.
+
+    Where a store has no such label, the frame that a successful episode ended with is a success and all others are not.
+
+    Returns:
+        The frames, and the first store (for its spaces and its task).
+
+    Raises:
+        ConfigError: There are no stores, no cameras, other cameras in one than in another, or only one kind of frame.
+    """
+    if not paths:
+        raise ConfigError(
+            "Which stores? Give one or more: robot-rl reward train demos/pick_cube --out rewards/pick_cube"
+        )
+    stores = [EpisodeStore.open(path) for path in paths]
+    cameras = ObservationLayout(stores[0].observation_space).images
+    if not cameras:
+        raise ConfigError(
+            f"{paths[0]} has no pictures; a success classifier sees. Record with: --set observations=vision"
+        )
+    pictures: dict[str, list[NDArray[np.uint8]]] = {name: [] for name in cameras}
+    success: list[NDArray[np.bool_]] = []
+    episodes: list[NDArray[np.int64]] = []
+    where: list[str] = []
+    for store in stores:
+        if ObservationLayout(store.observation_space).images != cameras:
+            raise ConfigError(f"{store.path} has other cameras than {paths[0]}; a classifier has one set of eyes.")
+        marked = MARK in label_names(store.path)
+        for record in store.episode_table():
+            rows = store.read(record.start, record.stop, [*cameras, *([MARK] if marked else [])])
+            shown = np.zeros(record.stop - record.start, np.bool_)
+            known = np.ones(len(shown), np.bool_)
+            if marked:
+                known, shown = ~np.isnan(rows[MARK]), rows[MARK] > 0.5
+            else:
+                shown[-1] = record.success
+            for name in cameras:
+                pictures[name].append(rows[name][known])
+            success.append(shown[known])
+            episodes.append(np.full(int(known.sum()), len(episodes), np.int64))
+            where += [f"{store.path.name} episode {record.index} row {i}" for i in np.flatnonzero(known)]
+    frames = Frames(
+        {name: np.concatenate(parts) for name, parts in pictures.items()}, np.concatenate(success),
+        np.concatenate(episodes), where,
+    )  # fmt: skip
+    if not frames.success.any() or frames.success.all():
+        raise ConfigError(
+            f"{len(frames)} frames, {int(frames.success.sum())} of success: a classifier needs both kinds. Collect "
+            "some with: robot-rl reward collect TASK"
+        )
+    return frames, stores[0]
