@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from robot_rl.environments import Env, instructions_of
+from robot_rl.environments import Env, instructions_of, store_metadata
 from robot_rl.errors import ConfigError, StoreError
 from robot_rl.operators import Operator
 from robot_rl.store import EpisodeStore
@@ -70,7 +70,7 @@ def record(  # noqa: PLR0913 (each by keyword)
         path,
         observation_space=env.observation_space,
         action_space=env.action_space,
-        metadata={"task": task, "env": options or {}},
+        metadata=store_metadata(env, task, options),
     )
     try:
         _record_into(store, env, operator, episodes, seed, source, on_episode, stop)

@@ -10,7 +10,7 @@ import numpy as np
 
 from robot_rl.errors import ConfigError, RobotRLError
 
-__all__ = ["Env", "instructions_of", "make", "return_range", "task_ids"]
+__all__ = ["Env", "instructions_of", "make", "return_range", "store_metadata", "task_ids"]
 
 Env = gym.Env[Any, np.ndarray]
 
@@ -19,6 +19,19 @@ def instructions_of(env: Env) -> tuple[str, ...]:
     """Every instruction an episode may come with; an environment of one task has one, or names none."""
     own = env.unwrapped
     return tuple(getattr(own, "instructions", (getattr(own, "instruction", ""),)))
+
+
+def store_metadata(env: Env, task: str, options: dict[str, Any] | None = None) -> dict[str, Any]:
+    """What a store of an environment's episodes says of itself: task, options, what the state is made of."""
+    layout: dict[str, slice] = getattr(env.unwrapped, "state_layout", {})
+    spec = getattr(getattr(env.unwrapped, "task", None), "spec", None)
+    return {
+        "task": task,
+        "env": options or {},
+        "instructions": list(instructions_of(env)),
+        "state_layout": {name: [part.start, part.stop] for name, part in layout.items()},
+        "control_period_s": getattr(spec, "control_period_s", None),
+    }
 
 
 def task_ids() -> dict[str, str]:

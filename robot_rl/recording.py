@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from robot_rl.config import TrainConfig
-from robot_rl.environments import Env, instructions_of
+from robot_rl.environments import Env, store_metadata
 from robot_rl.errors import ConfigError, StoreError
 from robot_rl.progress import TrainingProgress
 from robot_rl.run_directory import RunDirectory
@@ -45,7 +45,7 @@ def open_episodes(run: RunDirectory, config: TrainConfig, env: Env, resuming: bo
         path,
         observation_space=env.observation_space,
         action_space=env.action_space,
-        metadata={"task": config.task, "env": config.env, "instructions": list(instructions_of(env))},
+        metadata=store_metadata(env, config.task, config.env),
     )
 
 

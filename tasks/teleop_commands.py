@@ -1,4 +1,4 @@
-"""The commands for people with a device in their hand: teleop, record."""
+"""The commands for people with a device in their hand: teleop, record; and replay of what they did."""
 
 import contextlib
 import getpass
@@ -17,7 +17,7 @@ from tyro.conf import Positional, UseAppendAction, arg
 
 from robot_rl.errors import ConfigError
 
-__all__ = ["record", "teleop"]
+__all__ = ["record", "replay", "teleop"]
 
 Task = Annotated[Positional[str], arg(metavar="TASK", help="As listed by robot-rl tasks")]
 Device = Annotated[str, arg(help="keyboard (this terminal), page (a browser), spacemouse, gamepad, or module:Class")]
@@ -79,6 +79,8 @@ def _at_hand(
     from tasks.intervention import DeviceHand, Intervention
 
     options = assignments(pair.removeprefix("env.") for pair in chain.from_iterable(settings))
+    if options.get("observations") != "vision":  # pictures are for the person alone: larger ones
+        options = {"image_size": 256, **options}
     options = {"render_mode": "rgb_array", **options}
     if cell != "twin":
         options |= {"cell": cell, **({"rehearse": True} if rehearse else {})}
@@ -103,7 +105,9 @@ def _at_hand(
                 f"Live: {page.address}   (from another machine: ssh -L {page.port}:127.0.0.1:{page.port} ...)",
                 flush=True,
             )
-        kept = {k: v for k, v in options.items() if k not in ("render_mode", "real_time")}
+        kept = {
+            k: v for k, v in options.items() if k not in ("render_mode", "real_time") and (k, v) != ("image_size", 256)
+        }
         yield wrapped, together, page, kept
     finally:
         with contextlib.suppress(NameError, UnboundLocalError):
@@ -159,6 +163,7 @@ def record(  # noqa: PLR0913 (the command line's options)
     set: Set = (),  # noqa: A002 (the flag's name)
 ) -> int:
     """Record demonstrations by hand; a crash loses nothing, and the same command goes on where it ended."""
+    from robot_rl.environments import store_metadata
     from tasks.recording import Recorder
 
     if episodes < 1:
@@ -167,7 +172,7 @@ def record(  # noqa: PLR0913 (the command line's options)
     path.parent.mkdir(parents=True, exist_ok=True)
     with _at_hand(task, device, frame, yaw_deg, cell, rehearse, port, set) as (env, hand, page, options):
         screens = Screens(TerminalScreen(beep=beep, speak=speak), *([page] if page else []))
-        metadata = {"task": task, "env": options, "operator": operator or getpass.getuser()}
+        metadata = {**store_metadata(env, task, options), "operator": operator or getpass.getuser()}
         recorder = Recorder(env, hand, path, screens, metadata=metadata, keep_failures=keep_failures)
         try:
             if recorder.left_behind:
@@ -182,6 +187,52 @@ def record(  # noqa: PLR0913 (the command line's options)
             recorder.close()
     print(summary)
     print(f"Train with: robot-rl train {task} --demos {path}")
+    return 0
+
+
+def replay(
+    store: Annotated[
+        Positional[Path], arg(metavar="STORE", help="An episode store, or a run directory with episodes/")
+    ],
+    episode: Annotated[int, arg(help="Which of its episodes")] = 0,
+    seed: Annotated[int, arg(help="Of the reset before; the one it was recorded with repeats it on the twin")] = 0,
+    cell: Cell = "twin",
+    rehearse: Rehearse = False,
+    real_time: Annotated[bool, arg(help="On the twin: as slowly as it was")] = False,
+) -> int:
+    """Execute an episode's actions again, through the same limits, and say how far the tcp strays."""
+    from robot_rl.environments import make
+    from robot_rl.store import EpisodeStore
+
+    opened = EpisodeStore.open(store / "episodes" if (store / "episodes").is_dir() else store)
+    records, task = opened.episode_table(), opened.metadata.get("task")
+    if not 0 <= episode < len(records):
+        raise ConfigError(f"{opened.path} has episodes 0 to {len(records) - 1}, no {episode}.")
+    if not task:
+        raise ConfigError(f"{opened.path} does not say which task it is of; it cannot be executed.")
+    options = {k: v for k, v in opened.metadata.get("env", {}).items() if k not in ("cell", "rehearse", "teleop")}
+    options |= {"real_time": True} if real_time else {}
+    options |= {"cell": cell, **({"rehearse": True} if rehearse else {})} if cell != "twin" else {}
+    record = records[episode]
+    actions = opened.read(record.start, record.start + record.length, ["action"])["action"]
+    states = opened.read(record.start, record.stop, ["observation/state"])["observation/state"]
+    env = make(task, options)
+    try:
+        where = env.unwrapped.state_layout["tcp_pose"]  # pyright: ignore[reportAttributeAccessIssue]
+        env.reset(seed=seed)
+        away, info = np.zeros((0, 6)), {}
+        for step, action in enumerate(actions):
+            observation, _, terminated, truncated, info = env.step(action)
+            away = np.vstack([away, observation["state"][where] - states[step + 1][where]])
+            if terminated or truncated:
+                break
+    finally:
+        env.close()
+    strayed = 1000 * np.linalg.norm(away[:, :3], axis=1)
+    print(
+        f"{len(away)} of {len(actions)} actions executed; the tcp strayed {strayed.max():.1f} mm at most, "
+        f"{np.median(strayed):.1f} mm at the median. {info.get('fault', 'success' if info.get('success') else '')}"
+    )
     return 0
 
 

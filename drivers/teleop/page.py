@@ -71,14 +71,12 @@ class Page:
         """Serve the page.
 
         Raises:
-            DeviceConnectionError: fastapi is missing, or the port is taken.
+            DeviceConnectionError: The port is taken.
         """
         if self._thread is not None:
             return
-        try:
-            import uvicorn
-        except ImportError as error:
-            raise DeviceConnectionError("A page needs fastapi and uvicorn: pip install 'robot-rl[teleop]'.") from error
+        import uvicorn
+
         config = uvicorn.Config(
             self._application(), host="127.0.0.1", port=self.port, log_level="critical", ws="websockets"
         )

@@ -48,14 +48,14 @@ class SpaceMouse:
         Raises:
             DeviceConnectionError: pyspacemouse or hidapi is missing, or no mouse is there or may be read.
         """
-        try:
-            import pyspacemouse
-        except ImportError as error:
-            raise DeviceConnectionError("A SpaceMouse needs pyspacemouse: pip install 'robot-rl[teleop]'.") from error
         if ctypes.util.find_library("hidapi-hidraw") is None and ctypes.util.find_library("hidapi-libusb") is None:
             raise DeviceConnectionError(
                 "A SpaceMouse needs the hidapi library: sudo apt-get install libhidapi-hidraw0."
             )
+        try:
+            import pyspacemouse
+        except ImportError as error:
+            raise DeviceConnectionError("A SpaceMouse needs pyspacemouse: pip install 'robot-rl[teleop]'.") from error
         self.close()
         ros: Any = pyspacemouse.AxisConvention.ROS
         try:

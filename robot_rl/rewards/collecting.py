@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robot_rl.demonstrations import scripted_expert
-from robot_rl.environments import Env, make
+from robot_rl.environments import Env, make, store_metadata
 from robot_rl.errors import ConfigError
 from robot_rl.rewards.frames import MARK
 from robot_rl.store import EpisodeStore
@@ -91,7 +91,7 @@ def collect_frames(
         path,
         observation_space=env.observation_space,
         action_space=env.action_space,
-        metadata={"task": task, "env": options},
+        metadata=store_metadata(env, task, options),
     )
     shown = 0
     try:

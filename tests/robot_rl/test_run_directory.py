@@ -45,7 +45,7 @@ def test_what_exists_is_not_touched(tmp_path):
 
 def test_a_place_that_cannot_be(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match="Cannot make"):
+    with pytest.raises(StoreError, match="Cannot write"):
         RunDirectory.create(SETTINGS, tmp_path / "file" / "run")
 
 

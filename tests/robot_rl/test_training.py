@@ -349,7 +349,7 @@ def test_a_failing_disk_is_one_message_with_the_way_on(tmp_path, monkeypatch):
         real(self)
 
     monkeypatch.setattr(EpisodeStore, "commit", commit)
-    with pytest.raises(StoreError, match=r"step \d+.*the disk is full\. What was committed.*--resume"):
+    with pytest.raises(StoreError, match=r"step \d+.*the disk is full\..* What was committed.*--resume"):
         train(settings, tmp_path / "run")
     monkeypatch.undo()
     assert train(settings, tmp_path / "run")[0] == "steps"

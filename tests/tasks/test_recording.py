@@ -17,6 +17,7 @@ from robot_rl.errors import ConfigError
 from robot_rl.store import EpisodeStore
 from tasks.intervention import DeviceHand, Intervention
 from tasks.recording import Recorder
+from tests.browser import CHROMIUM, Browser
 
 
 class Person:
@@ -186,6 +187,31 @@ def test_from_a_page_to_a_store(running, tmp_path):
     assert actions[:, 0].min() < -0.8, "back, as the key says"
 
 
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: sudo apt-get install chromium")
+def test_from_a_real_browser(running, tmp_path):
+    """A key held down in Chromium drives the arm; a click on the page's own button ends the episode."""
+    process, address = running("--episodes", "1")
+    browser = Browser()
+    try:
+        browser.open(address)
+        browser.until("$('state').textContent === 'ready'", 60)
+        browser.until("document.images.length === 2 && [...document.images].every(i => i.complete && i.naturalWidth)")
+        assert browser.evaluate("$('link').textContent") == "connected"
+        browser.key("down", "w")
+        browser.until("$('state').textContent === 'recording'")
+        browser.until("parseInt($('step').textContent.slice(5)) >= 5")
+        browser.screenshot(tmp_path / "recording.png")
+        browser.key("up", "w")
+        browser.evaluate("document.querySelector('button[data-say=success]').click()")
+        said = process.communicate(timeout=60)[0]
+        assert browser.errors == []
+    finally:
+        browser.close()
+    assert "1 episodes kept" in said
+    (record,) = EpisodeStore.open(tmp_path / "demos").episode_table()
+    assert record.success
+
+
 def test_killed_in_an_episode_every_step_is_there(running, tmp_path):
     process, address = running()
     with talk(address) as socket:
@@ -220,3 +246,43 @@ def test_nothing_to_record_is_said():
 
     with pytest.raises(ConfigError, match="at least 1"):
         record("reach", episodes=0)
+
+
+def test_what_was_recorded_is_executed_again(tmp_path, capsys):
+    """The same seed on the twin: the same path; the next one: another start, and it says how far away."""
+    from robot_rl import cli
+
+    store = str(tmp_path / "demos")
+    assert cli.main(["demo", "reach", "--episodes", "2", "--out", store, "--seed", "5"]) == 0
+    capsys.readouterr()
+    assert cli.main(["replay", store, "--episode", "1", "--seed", "6"]) == 0
+    assert "strayed 0.0 mm at most" in capsys.readouterr().out
+    assert cli.main(["replay", store, "--episode", "1", "--seed", "5"]) == 0
+    assert "strayed 0.0 mm at most" not in capsys.readouterr().out
+    assert cli.main(["replay", store, "--episode", "7"]) == 2
+    assert "episodes 0 to 1" in capsys.readouterr().err
+
+
+def test_a_persons_steps_replay_to_the_same_path():
+    """What the store holds is what was executed: a policy that a hand took over from, and the same actions alone."""
+    from robot_rl.environments import make
+
+    rng = np.random.default_rng(0)
+    env = make("peg_insert", {"teleop": "script"})
+    first, _ = env.reset(seed=3)
+    executed, seen, sources, over = [], [first["state"]], [], False
+    while not over:
+        proposed = np.clip(rng.normal(0, 0.4, 6), -1, 1).astype(np.float32)
+        observation, _, terminated, truncated, info = env.step(proposed)
+        executed.append(info.get("executed_action", proposed))
+        sources.append(info.get("source", "policy"))
+        seen.append(observation["state"])
+        over = terminated or truncated
+    env.close()
+    assert {"policy", "human"} == set(sources)
+    alone = make("peg_insert")
+    again, _ = alone.reset(seed=3)
+    np.testing.assert_array_equal(again["state"], seen[0])
+    for action, then in zip(executed, seen[1:], strict=True):
+        np.testing.assert_array_equal(alone.step(action)[0]["state"], then)
+    alone.close()
