@@ -156,6 +156,7 @@ def test_a_process_that_dies_is_started_anew_and_one_that_complains_ends_the_run
         real(role)
 
     monkeypatch.setattr(both, "_look_after", look_after)
+    monkeypatch.setattr("robot_rl.processes.LOOK_EVERY_S", 0.01)  # before they are done
     assert both.watch(150)
     check_finished(run)
     events = [json.loads(line) for line in (run.path / "events.jsonl").read_text().splitlines()]
