@@ -1,5 +1,6 @@
 """`robot-rl data`: stores out to LeRobot datasets, and in from them."""
 
+import json as json_format
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -29,15 +30,30 @@ class Import:
     out: Annotated[Positional[Path], arg(metavar="STORE", help="Episode store to make")]
 
 
-def data(command: Annotated[Export, subcommand("export")] | Annotated[Import, subcommand("import")]) -> int:
-    """Data out and in: LeRobot datasets (v3.0)."""
+@dataclass(frozen=True)
+class Report:
+    """How good these demonstrations are, and what to record next: numbers and a picture."""
+
+    store: Annotated[Positional[Path], arg(metavar="STORE", help="An episode store, or a run directory with episodes/")]
+    reference: Annotated[Path | None, arg(metavar="STORE", help="What SACo is counted against")] = None
+    out: Annotated[Path, arg(metavar="PICTURE", help="The picture to draw")] = Path("data_report.png")
+    json: Annotated[bool, arg(help="Print the numbers as JSON")] = False
+
+
+def data(
+    command: Annotated[Export, subcommand("export")]
+    | Annotated[Import, subcommand("import")]
+    | Annotated[Report, subcommand("report")],
+) -> int:
+    """Data out and in (LeRobot datasets v3.0), and a report on how good it is."""
+    if isinstance(command, Report):
+        return _report(command)
     from robot_rl.data import export_lerobot, import_lerobot
 
     with TrainingProgress("LeRobot dataset") as progress:
         progress.phase("episodes")
         if isinstance(command, Export):
-            path = command.store / "episodes" if (command.store / "episodes").is_dir() else command.store
-            store = EpisodeStore.open(path)
+            store = _open(command.store)
             export_lerobot(
                 store, command.out, robot_type=command.robot_type, on_episode=lambda done, _: progress.update(step=done)
             )
@@ -45,4 +61,26 @@ def data(command: Annotated[Export, subcommand("export")] | Annotated[Import, su
             store = import_lerobot(command.dataset, command.out, on_episode=lambda done, _: progress.update(step=done))
             store.close()
     print(f"{store.episodes} episodes: {command.out}")
+    return 0
+
+
+def _open(path: Path) -> EpisodeStore:
+    return EpisodeStore.open(path / "episodes" if (path / "episodes").is_dir() else path)
+
+
+def _report(command: Report) -> int:
+    from robot_rl.data.quality import measure
+    from robot_rl.data.report import draw_report
+
+    store = _open(command.store)
+    quality = measure(store, None if command.reference is None else _open(command.reference))
+    picture = draw_report(store, quality, command.out)
+    if command.json:
+        print(json_format.dumps(quality.to_json()))
+        return 0
+    facts = quality.to_json()
+    advice = facts.pop("advice")
+    for name, value in facts.items():
+        print(f"{name.replace('_', ' '):<22} {round(value, 3) if isinstance(value, float) else value}")
+    print("\n".join(["", *advice, f"Picture: {picture}"]))
     return 0
