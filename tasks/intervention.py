@@ -42,6 +42,10 @@ class Hand(Protocol):
         """What to do instead of the proposed action, or None to let it be; and what was said (`BUTTONS`)."""
         ...
 
+    def show(self, status: dict[str, Any], pictures: dict[str, NDArray[np.uint8]]) -> None:
+        """Let whoever it is see what is going on."""
+        ...
+
     def close(self) -> None:
         """Let go."""
         ...
@@ -85,6 +89,12 @@ class DeviceHand:
             return None, said
         return self._action(reading), said
 
+    def show(self, status: dict[str, Any], pictures: dict[str, NDArray[np.uint8]]) -> None:
+        """On the device's own screen, where it has one (a browser's page)."""
+        show = getattr(getattr(self.device, "source", None), "show", None)
+        if show is not None:
+            show(status, pictures)
+
     def close(self) -> None:
         """Let go of the device."""
         self.device.close()
@@ -110,12 +120,13 @@ class Intervention(Wrapper):
     def __init__(self, env: Env, hand: Hand, *, ends: bool = True) -> None:
         super().__init__(env)
         self.hand, self._ends = hand, ends
-        self._robot = cast("RobotEnv", env.unwrapped)
+        self._robot, self._steps = cast("RobotEnv", env.unwrapped), 0
         hand.connect()
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Reset:
         """Begin an episode."""
         first = self.env.reset(seed=seed, options=options)
+        self._steps = 0
         self.hand.reset()
         return first
 
@@ -126,6 +137,14 @@ class Intervention(Wrapper):
             said |= self._pause(action)
         executed = action if own is None else own
         observation, reward, terminated, truncated, info = self.env.step(executed)
+        self._steps += 1
+        self.hand.show(
+            {
+                "state": "the policy drives" if own is None else "you drive", "hint": "Touch the device to take over.",
+                "instruction": self._robot.instruction, "step": self._steps, "steps": self._robot.task.spec.max_steps,
+            },
+            observation.get("images", {}),
+        )  # fmt: skip
         if own is not None:
             info["source"], info["executed_action"] = "human", own
         if said:

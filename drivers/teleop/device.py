@@ -4,6 +4,7 @@ A device is read by a thread of its own, so that it may be slow, unplugged and p
 what is not there counts as not touched.
 """
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -30,6 +31,7 @@ BUTTONS = {
 }
 """What a person can say besides moving; every device has a way to say each."""
 
+LOG = logging.getLogger("robot_rl.teleop")
 RETRY_S = 1.0  # between attempts to find a device that went away
 QUIET = (0.0,) * 6
 
@@ -164,7 +166,7 @@ class TeleopDevice:
         frame: What its deflections are relative to: `tcp`, the tool's own axes, or `base`, the room's.
         shape: How deflections are made pleasant.
         period_s: Between polls [s].
-        on_change: Called with a sentence when the device goes away or comes back.
+        on_change: Called with a sentence when the device goes away or comes back; it is logged by default.
 
     Attributes:
         source: As given.
@@ -177,7 +179,7 @@ class TeleopDevice:
         frame: str = "base",
         shape: Shape | None = None,
         period_s: float = 0.004,
-        on_change: Callable[[str], None] = lambda _: None,
+        on_change: Callable[[str], None] = LOG.warning,
     ) -> None:
         if frame not in ("tcp", "base"):
             raise ConfigError(f"teleop: frame is {frame!r}; it is tcp or base.")

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from drivers.teleop.device import BUTTONS, Raw
+from drivers.teleop.device import BUTTONS, LOG, Raw
 from drivers.teleop.keyboard import KEYS, SAID
 from robot_rl.errors import DeviceConnectionError
 
@@ -90,6 +90,7 @@ class Page:
                 raise DeviceConnectionError(f"Port {self.port} of 127.0.0.1 is taken. Choose another: --port 8061.")
             time.sleep(0.01)
         self.port = self._server.servers[0].sockets[0].getsockname()[1]
+        LOG.warning("Live page: %s", self.address)
 
     def poll(self) -> Raw:
         """What is held and was clicked."""

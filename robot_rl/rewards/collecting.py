@@ -117,12 +117,17 @@ def _episode(env: Env, store: EpisodeStore, script: _ScriptedPerson | None, seed
     store.begin_episode(observation, instruction=str(getattr(env.unwrapped, "instruction", "")))
     marks, pressed, over = [False], False, False
     idle = np.zeros(env.action_space.shape or (0,), np.float32)
+    hand: Any = env.get_wrapper_attr("hand") if script is None else None
     while not over:
         action = idle if script is None else script.act(observation, marks[-1])
         observation, reward, terminated, truncated, info = env.step(action)
         if "success" in info.get("said", ()):
             pressed = not pressed
         marks.append(bool(info.get("oracle_success")) if script is not None else pressed)
+        if hand is not None:
+            state = "marking success" if pressed else "marking no success"
+            hint = "success: begin or end a marked stretch. failure or stop: end this episode."
+            hand.show({"state": state, "hint": hint, "marked": sum(marks)}, observation["images"])
         ended = (script is not None and script.done) or bool({"failure", "stop"} & set(info.get("said", ())))
         over = terminated or truncated or ended
         store.append(

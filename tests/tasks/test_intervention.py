@@ -7,7 +7,10 @@ import pytest
 from drivers.teleop import Raw, Shape, TeleopReading
 from robot_rl.environments import make
 from robot_rl.errors import ConfigError
+from robot_rl.rewards.collecting import collect_frames
+from robot_rl.rewards.frames import MARK
 from tasks.intervention import KEEPS_S, DeviceHand, Intervention
+from tests.tasks.presser import Presser
 
 NOTHING = TeleopReading(np.zeros(6), frozenset(), engaged=False, connected=True)
 
@@ -160,3 +163,16 @@ def test_raw_and_shape_are_small():
     assert Raw() == Raw((0.0,) * 6, frozenset())
     with pytest.raises(ConfigError, match="expo"):
         Shape(expo=0.0)
+
+
+def test_a_device_of_ones_own_marks_frames_for_a_reward(tmp_path):
+    """In real time: each press begins or ends a marked stretch, and the device's own screen shows what is going on."""
+    options = {"image_size": 48, "max_steps": 14}
+    where = "tests.tasks.presser:Presser"
+    with collect_frames("reach", tmp_path / "frames", episodes=1, device=where, options=options) as store:
+        marks = store.read(columns=[MARK])[MARK]
+        sources = store.read(columns=["source", "final"])
+    assert marks[0] == 0.0
+    assert (np.diff(marks) != 0).sum() >= 2, "about a press every five of fourteen steps"
+    assert (sources["source"][~sources["final"]] == 1).all()
+    assert ("marking success", ["front", "wrist"]) in Presser.shown
