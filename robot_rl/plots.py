@@ -281,6 +281,20 @@ def _draw_smoothed(ax: Axes, steps: Floats, values: Floats, colour: str) -> None
         ax.plot(steps, _smooth(values, _span(values)), color=colour, marker="." if len(steps) == 1 else None)
 
 
+def save_figure(figure: Figure, path: Path) -> Path:
+    """Write a figure; its folder is made where missing.
+
+    Raises:
+        StoreError: The file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=130, facecolor="white")
+    except OSError as error:
+        raise StoreError(f"Cannot write the figure {path}: {error.strerror}.", path=path) from error
+    return path
+
+
 @contextmanager
 def _figure(
     path: str | Path, title: str, subtitle: str, *, rows: int, columns: int, size: tuple[float, float]
@@ -297,11 +311,7 @@ def _figure(
         figure.text(0.014, 1 - 0.45 / size[1], subtitle, va="center", fontsize=9, color=_MUTED)
         if path.suffix.lstrip(".") not in figure.canvas.get_supported_filetypes():
             raise ConfigError(f"Cannot draw to {path.name!r}; use .png, .svg or .pdf.", path=path)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            figure.savefig(path, dpi=130, facecolor="white")
-        except OSError as error:
-            raise StoreError(f"Cannot write the figure {path}: {error.strerror}.", path=path) from error
+        save_figure(figure, path)
 
 
 def _series(rows: Sequence[MetricsRow], name: str) -> tuple[Floats, Floats]:

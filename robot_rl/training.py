@@ -245,8 +245,8 @@ class Trainer:
         self._checkpointed = time.monotonic()
 
     def _publish(self) -> None:
+        self._published = self.step  # even where the disk is full: the next one is due later, not at every step
         publish(self.run, self.learner, self.step, self.step)
-        self._published = self.step
 
     def _restore(self, facts: Mapping[str, Any]) -> Any:
         """Take the episodes back in; returns the observation to go on from, None between episodes."""

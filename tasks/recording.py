@@ -123,7 +123,7 @@ class Recorder:
         Raises:
             RobotRLError: The disk or a device failed for good. Everything up to the step before is there.
         """
-        tried = 0
+        tried = self.store.episodes  # a session that is gone on with begins where it has not been
         while self.summary.kept < episodes and not self.stop_requested:
             self._show("resetting", "The arm moves to its start.", episodes)
             observation, _ = self.env.reset(seed=seed + tried, options={"place_objects": True})

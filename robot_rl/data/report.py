@@ -6,8 +6,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from robot_rl.data.quality import Quality, beginnings
-from robot_rl.errors import StoreError
 from robot_rl.observation import ObservationLayout
+from robot_rl.plots import save_figure
 from robot_rl.store import EpisodeStore
 
 __all__ = ["draw_report"]
@@ -66,12 +66,7 @@ def draw_report(store: EpisodeStore, quality: Quality, path: Path) -> Path:
         f"late steps {quality.late_steps:.1%}", "", *(_wrap(text) for text in quality.advice),
     ]  # fmt: skip
     axes[1, 2].text(0, 1, "\n".join(numbers), va="top", fontsize=9, color=INK)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=110)
-    except OSError as error:
-        raise StoreError(f"Cannot write {path}: {error.strerror}.", path=path) from error
-    return path
+    return save_figure(figure, path)
 
 
 def _states(store: EpisodeStore, layout: ObservationLayout, start: int, stop: int) -> np.ndarray:

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from robot_rl.errors import StoreError
+from robot_rl.plots import save_figure
 from robot_rl.rewards.frames import Frames
 
 __all__ = ["draw_mistakes"]
@@ -44,12 +44,7 @@ def draw_mistakes(frames: Frames, probability: NDArray[np.float64], threshold: f
             if index >= 0:
                 axes.imshow(np.concatenate([pictures[index] for pictures in frames.pictures.values()], axis=0))
                 axes.set_title(f"{probability[index]:.3f}\n{frames.where[index]}", fontsize=6.5)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=110)
-    except OSError as error:
-        raise StoreError(f"Cannot write {path}: {error.strerror}.", path=path) from error
-    return path
+    return save_figure(figure, path)
 
 
 def _sorted(rows: NDArray[np.int64], by: NDArray[np.float64]) -> NDArray[np.int64]:

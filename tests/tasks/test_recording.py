@@ -113,6 +113,10 @@ def test_a_session_is_gone_on_with(session, tmp_path):
     second = session()
     assert second.record(2).kept == 2
     assert second.summary.outcomes == {"success": 1}
+    actions = [second.store.read(r.start, r.stop, ["action"])["action"] for r in second.store.episode_table()]
+    assert not np.array_equal(actions[0], actions[1]), "another start, not the first one again"
+    first_states = [second.store.read(r.start, r.start + 1)["observation/state"] for r in second.store.episode_table()]
+    assert not np.array_equal(*first_states)
 
 
 def test_stopped_in_an_episode_it_is_not_kept(session, tmp_path):
