@@ -98,17 +98,7 @@ def train(  # noqa: PLR0913 (the command line's options)
                 "--resume continues a run as it was configured; only --steps, --eval-every and --async may be given "
                 "with it."
             )
-        directory, settings = RunDirectory.open(resume)
-        with directory.learning():  # refused before anything is changed, where another process learns in it
-            pass
-        if steps is not None and steps <= (taken := _steps_taken(directory)):
-            raise ConfigError(
-                f"--steps is {steps}, and {resume} has taken {taken} already. Ask for more, or evaluate it."
-            )
-        given = {k: v for k, v in {"steps": steps, "eval_every": eval_every}.items() if v is not None}
-        if given:
-            settings = replace(settings, **given)
-            directory.write_config(settings)
+        directory, settings = _resumed(resume, steps, eval_every)
         return _train(settings, directory, f"{settings.task}, resumed", evaluate, asynchronous)
     preset = preset or "fast"
     settings = named_preset(preset, task)
@@ -147,6 +137,22 @@ def _place(cell: str | None, rehearse: bool) -> dict[str, Any]:
             )
         return {}
     return {"cell": cell, "rehearse": True} if rehearse else {"cell": cell}
+
+
+def _resumed(resume: Path, steps: int | None, eval_every: int | None) -> tuple[Any, Any]:
+    """A run to go on with and its settings, changed where asked for; nothing is changed where that is refused."""
+    from robot_rl.run_directory import RunDirectory
+
+    directory, settings = RunDirectory.open(resume)
+    with directory.learning():  # refused where another process learns in it
+        pass
+    if steps is not None and steps <= (taken := _steps_taken(directory)):
+        raise ConfigError(f"--steps is {steps}, and {resume} has taken {taken} already. Ask for more, or evaluate it.")
+    given = {k: v for k, v in {"steps": steps, "eval_every": eval_every}.items() if v is not None}
+    if given:
+        settings = replace(settings, **given)
+        directory.write_config(settings)
+    return directory, settings
 
 
 def _steps_taken(directory: Any) -> int:
