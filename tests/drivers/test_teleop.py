@@ -296,7 +296,7 @@ def mouse(monkeypatch):
 
 
 def test_a_spacemouse_pushed_away_drives_forward(mouse):
-    """USB HID: x to the right, y towards the person, z down (Usage Tables, 4.2); ours: forward, left, up. 350 is full."""
+    """HID: x to the right, y towards the person, z down (Usage Tables, 4.2); ours: forward, left, up; 350: full."""
     source = open_teleop("spacemouse").source
     source.open()
     mouse.axes(1, 35, 70, 0)
