@@ -7,7 +7,6 @@ learn.
 """
 
 import copy
-import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -21,10 +20,10 @@ from robot_rl.agent_config import AgentConfig
 from robot_rl.agent_state import copy_into, to_cpu
 from robot_rl.batch import Batch
 from robot_rl.encoders import Encoder
-from robot_rl.errors import ShapeError
 from robot_rl.gripper_critic import GripperCritic
 from robot_rl.networks import Actor, Critics, TanhGaussian, softplus_inverse
 from robot_rl.optimiser import Adam
+from robot_rl.scaling import ObservationScale
 
 __all__ = ["AgentConfig", "Batch", "SACAgent"]
 
@@ -72,8 +71,7 @@ class SACAgent:
         self.target_critics.parameters.requires_grad_(False).copy_(self.critics.parameters)
         self.raw_temperature = torch.full((1,), softplus_inverse(config.temperature_init), device=device)
         self.target_entropy = self.moved_dim * config.target_entropy_per_action
-        self.observation_mean = torch.zeros(observation_dim, device=device)
-        self.observation_std = torch.ones(observation_dim, device=device)
+        self.scale = ObservationScale(observation_dim, config.observation_clip, device)
 
         rate, decay = (config.learning_rate, config.warmup_steps, config.fused), config.critic_weight_decay
         self._actor_adam = Adam(self.actor.parameters, *rate)
@@ -92,16 +90,6 @@ class SACAgent:
         """Weight of the entropy against the return, a scalar."""
         return functional.softplus(self.raw_temperature)[0]
 
-    def set_observation_statistics(self, mean: NDArray[np.float32], std: NDArray[np.float32]) -> None:
-        """Fix the affine normalisation (observation - mean) / std; both of shape (D,), std positive."""
-        for name, value in (("mean", mean), ("std", std)):
-            if np.shape(value) != (self.observation_dim,) or not np.isfinite(value).all():
-                raise ShapeError(f"{name} must be finite, shape ({self.observation_dim},); got shape {np.shape(value)}")
-        if np.min(std) <= 0:
-            raise ShapeError(f"std must be positive; its smallest entry is {np.min(std)} at index {np.argmin(std)}")
-        self.observation_mean.copy_(torch.as_tensor(mean))
-        self.observation_std.copy_(torch.as_tensor(std))
-
     def encode(
         self, observation: Tensor, images: Images | None = None, reader: str = "actor", train: bool = False
     ) -> Tensor:
@@ -116,9 +104,7 @@ class SACAgent:
         Returns:
             Latents, shape (B, L): normalised, then encoded where there are pictures.
         """
-        vector = (observation - self.observation_mean) / self.observation_std
-        if self.config.observation_clip < math.inf:
-            vector = vector.clamp(-self.config.observation_clip, self.config.observation_clip)
+        vector = self.scale(observation)
         if not self.encoders:
             return vector
         return self.encoders[reader](vector, images or {}, self._learning if train else None)
@@ -142,13 +128,8 @@ class SACAgent:
         Raises:
             ShapeError: The observation has another shape or a non-finite number.
         """
-        if observation.shape != (self.observation_dim,) or not np.isfinite(observation).all():
-            raise ShapeError(
-                f"observation must be finite, shape ({self.observation_dim},); got shape {observation.shape} with"
-                f" {int((~np.isfinite(observation)).sum())} non-finite numbers"
-            )
         with torch.no_grad():
-            rows = torch.from_numpy(np.ascontiguousarray(observation, np.float32)).unsqueeze(0).to(self.device)
+            rows = self.scale.row(observation)
             seen = {name: value.to(self.device) for name, value in (images or {}).items()}
             latent = self.encode(rows, seen)
             policy = self.actor(latent)
@@ -275,8 +256,8 @@ class SACAgent:
     def _policy(self) -> dict[str, Tensor]:
         policy = {
             "actor": self.actor.parameters,
-            "observation_mean": self.observation_mean,
-            "observation_std": self.observation_std,
+            "observation_mean": self.scale.mean,
+            "observation_std": self.scale.std,
         }
         return policy if self.gripper is None else policy | {"gripper": self.gripper.mlp.parameters}
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from robot_rl.errors import ConfigError
 
 _CHOICES = {
+    "kind": ("sac", "bc", "flow"),
     "activation": ("tanh", "relu"),
     "actor_value": ("mean", "min"),
     "bc_loss": ("mse", "nll"),
@@ -25,6 +26,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "temperature_init": (1e-9, 1e3),
     "target_entropy_per_action": (-100.0, 100.0),
     "bc_weight": (0.0, 1e6),
+    "chunk": (1, 1000),
+    "flow_steps": (1, 1000),
 }
 
 
@@ -33,6 +36,8 @@ class AgentConfig:
     """Hyper-parameters of `robot_rl.agent.SACAgent`; the defaults are SERL's for state observations.
 
     Attributes:
+        kind: `sac` learns by itself from rewards; `bc` and `flow` clone the demonstrations and stop there: a Gaussian
+            actor, or chunks of actions by flow matching (`robot_rl.flow`).
         hidden_sizes: Widths of the hidden layers of actor and critics.
         activation: ``tanh`` or ``relu``, after each LayerNorm.
         observation_clip: Largest magnitude of a normalised observation entry; keeps a rare contact force from drowning
@@ -59,10 +64,14 @@ class AgentConfig:
         bc_loss: Imitation term: ``mse`` to the mean action, or ``nll`` of the demonstrated one.
         gripper: How the action's last number is chosen where it is a gripper's: ``continuous``, as the rest; or
             ``discrete``: open, stay or close by a critic of its own, as HIL-SERL does (see env.gripper_penalty too).
+        chunk: Actions that `flow` plans at once.
+        chunk_executed: Of these, how many are executed before it looks again.
+        flow_steps: Steps in which its noise becomes a chunk.
         fused: Use the fused CPU kernels (ignored on other devices); the plain torch path gives the same numbers up
             to float32 rounding.
     """
 
+    kind: str = "sac"
     hidden_sizes: tuple[int, ...] = (256, 256)
     activation: str = "tanh"
     observation_clip: float = math.inf
@@ -85,6 +94,9 @@ class AgentConfig:
     bc_weight: float = 0.0
     bc_loss: str = "mse"
     gripper: str = "continuous"
+    chunk: int = 8
+    chunk_executed: int = 4
+    flow_steps: int = 8
     fused: bool = True
 
     def __post_init__(self) -> None:
@@ -96,6 +108,11 @@ class AgentConfig:
                 f"agent.critics_in_target is {self.critics_in_target}; it must lie between 1 and agent.critics"
                 f" ({self.critics})",
                 limit=self.critics,
+            )
+        if not 1 <= self.chunk_executed <= self.chunk:
+            raise ConfigError(
+                f"agent.chunk_executed is {self.chunk_executed}; it must lie between 1 and agent.chunk ({self.chunk})",
+                limit=self.chunk,
             )
         if not self.hidden_sizes or min(self.hidden_sizes) < 1:
             raise ConfigError(f"agent.hidden_sizes is {self.hidden_sizes}; it needs at least one positive width")

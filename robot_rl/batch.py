@@ -19,6 +19,8 @@ class Batch(NamedTuple):
         images: Pictures of `observation` by camera, as replay keeps them, one of the cached shifts each; uint8, shape
             (B, channels, cells) of features or (B, H, W, 3) of pixels. None without cameras.
         next_images: The same of `next_observation`, shifted independently.
+        chunks: For learners of action chunks: `action` and what followed it in the episode, shape (B, H, A).
+        chunks_there: 1 where the episode still went on, shape (B, H).
     """
 
     observation: torch.Tensor
@@ -29,3 +31,5 @@ class Batch(NamedTuple):
     is_demo: torch.Tensor
     images: dict[str, torch.Tensor] | None = None
     next_images: dict[str, torch.Tensor] | None = None
+    chunks: torch.Tensor | None = None
+    chunks_there: torch.Tensor | None = None

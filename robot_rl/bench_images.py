@@ -36,6 +36,7 @@ def image_benchmarks() -> list[dict[str, Any]]:
     config = TrainConfig(task="", agent=AgentConfig(critics=10, policy_delay=DELAY))
     policy = Policy(config, space, actions)
     seeing = policy.agent("")
+    assert isinstance(seeing, SACAgent)
     assert policy.perception is not None
     cached, raw = ReplayBuffer(space, actions, ROWS, policy.perception), ReplayBuffer(space, actions, ROWS)
     for buffer, rows in ((cached, 64), (raw, ROWS)):

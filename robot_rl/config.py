@@ -14,7 +14,7 @@ from robot_rl.agent_config import AgentConfig
 from robot_rl.errors import ConfigError
 from robot_rl.vision_config import VisionConfig
 
-__all__ = ["PRESETS", "TrainConfig", "load_config", "overlay", "preset"]
+__all__ = ["PRESETS", "TrainConfig", "cloned", "load_config", "overlay", "preset"]
 
 
 _RANGES: dict[str, tuple[float, float]] = {
@@ -38,6 +38,8 @@ _RANGES: dict[str, tuple[float, float]] = {
 }
 
 
+CLONED_DEMOS, CLONED_UPDATES = "100", 5_000
+
 _DEVICE = re.compile(r"cpu|cuda(:\d+)?")
 
 
@@ -52,6 +54,7 @@ class TrainConfig:
     Attributes:
         task: A task's name, or package:Id of any Gymnasium environment with continuous actions.
         env: Options for the environment, for example arm=ur5e.
+        init: A run whose policy the learner begins with, in place of cloning; empty for none.
         reward: A learned reward's directory (robot-rl reward train) in place of the task's own; empty for none.
         demos: Path of an episode store; a number of episodes for the environment's scripted expert to record first;
             or `none`.
@@ -88,6 +91,7 @@ class TrainConfig:
 
     task: str
     env: dict[str, Any] = field(default_factory=dict[str, Any])
+    init: str = ""
     reward: str = ""
     demos: Annotated[str, BeforeValidator(_count_as_text)] = "20"
     demo_noise: float = 0.06
@@ -143,6 +147,17 @@ def preset(name: str, task: str) -> TrainConfig:
     if name not in PRESETS:
         raise ConfigError(f"Unknown preset {name!r}. Known: {', '.join(PRESETS)}.", preset=name)
     return replace(PRESETS[name], task=task)
+
+
+def cloned(config: TrainConfig, kind: str) -> TrainConfig:
+    """What a preset becomes where demonstrations are only cloned: `kind` is `bc` or `flow`.
+
+    Raises:
+        ConfigError: No such kind.
+    """
+    if kind not in ("bc", "flow"):
+        raise ConfigError(f"--agent is {kind!r}; it is sac, bc (Gaussian) or flow (chunks by flow matching).")
+    return replace(config, agent=replace(config.agent, kind=kind), demos=CLONED_DEMOS, bc_updates=CLONED_UPDATES)
 
 
 def load_config(path: str | Path, base: TrainConfig) -> TrainConfig:

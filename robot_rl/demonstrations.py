@@ -9,7 +9,7 @@ import numpy as np
 
 from robot_rl.environments import Env, instructions_of, store_metadata
 from robot_rl.errors import ConfigError, StoreError
-from robot_rl.operators import Operator
+from robot_rl.operators import Operator, begin_episode
 from robot_rl.store import EpisodeStore
 
 __all__ = ["record", "scripted_expert", "succeeded"]
@@ -101,6 +101,7 @@ def _record_into(
                 f"What succeeded lies in {store.path}. Lower the script's noise, or mend the script."
             )
         first, _ = env.reset(seed=seed + tried, options={"place_objects": True})
+        begin_episode(operator)
         instruction = str(getattr(env.unwrapped, "instruction", ""))
         steps: list[dict[str, Any]] = []
         observation, over, info = first, False, {}

@@ -14,7 +14,7 @@ from robot_rl.config import TrainConfig
 from robot_rl.demonstrations import succeeded
 from robot_rl.environments import Env, make, task_ids
 from robot_rl.errors import ConfigError, DeviceError, RobotRLError, StoreError
-from robot_rl.operators import Operator
+from robot_rl.operators import Operator, begin_episode
 from robot_rl.policy import Policy
 from robot_rl.run_directory import RunDirectory, load_tensors
 from robot_rl.statistics import wilson_interval
@@ -98,6 +98,7 @@ def evaluate(
     result = Evaluation([], [], [], _control_period(env))
     for index in range(episodes):
         observation, _ = env.reset(seed=EVALUATION_SEED + index)
+        begin_episode(operator)
         instruction = str(getattr(env.unwrapped, "instruction", ""))
         total, steps, over, success = 0.0, 0, False, False
         while not over:
@@ -141,6 +142,7 @@ def film(config: TrainConfig, operator: Operator, folder: Path, name: str, episo
     try:
         for index in range(episodes):
             observation, _ = env.reset(seed=EVALUATION_SEED + index)
+            begin_episode(operator)
             instruction = str(getattr(env.unwrapped, "instruction", ""))
             frames, over, success = [_frame(env)], False, False
             while not over:

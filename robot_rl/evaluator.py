@@ -106,6 +106,9 @@ class _Stoppable:
     def __init__(self, policy: Policy, stopping: Callable[[], bool]) -> None:
         self._policy, self._stopping = policy, stopping
 
+    def begin_episode(self) -> None:
+        self._policy.begin_episode()
+
     def act(self, observation: Any, instruction: str = "") -> NDArray[np.float32]:
         if self._stopping():
             raise _Stopped

@@ -1,6 +1,7 @@
 """What learns in a run: one skill for each instruction, each with its agent, its demonstrations and its own steps."""
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -11,6 +12,7 @@ from torch import Tensor
 from robot_rl.agent import SACAgent
 from robot_rl.batch import Batch
 from robot_rl.config import TrainConfig
+from robot_rl.flow import FlowAgent
 from robot_rl.observation import ObservationLayout
 from robot_rl.policy import Policy
 from robot_rl.progress import TrainingProgress
@@ -18,9 +20,11 @@ from robot_rl.replay import ReplayBuffer, sample_mixed
 from robot_rl.store import EpisodeStore
 from robot_rl.store_layout import SOURCES
 from robot_rl.store_records import EpisodeRecord
+from robot_rl.tensor_files import load_tensors
 
 __all__ = ["HUMAN", "Learner", "Skill", "sources_of"]
 
+POLICY = "policy/policy.safetensors"  # of a run
 HUMAN = SOURCES.index("human")
 SMALLEST_STD = 0.01  # of a normalised observation, so that a constant entry does not explode
 TYPICAL_PICTURES = 400  # of the demonstrations, to fit the projection of features on
@@ -43,7 +47,7 @@ class Skill:
     def __init__(
         self,
         config: TrainConfig,
-        agent: SACAgent,
+        agent: SACAgent | FlowAgent,
         buffers: tuple[ReplayBuffer, ReplayBuffer],
         sampling: np.random.Generator,
     ) -> None:
@@ -56,11 +60,13 @@ class Skill:
     def sample(self) -> Batch:
         """A batch of demonstrations and own steps, on the agent's device; the next call overwrites it."""
         cfg = self.config
+        if isinstance(self.agent, FlowAgent):
+            return _moved(self.demos.sample_chunks(self.sampling, cfg.agent.chunk, self._batch), cfg.device)
         batch = sample_mixed(
             self.demos, self.online, cfg.batch_size, self.sampling,
             demo_fraction=cfg.demo_fraction, n_step=cfg.n_step, gamma=cfg.gamma, out=self._batch,
         )  # fmt: skip
-        return batch if cfg.device == "cpu" else _moved(batch, cfg.device)
+        return _moved(batch, cfg.device)
 
     @property
     def updates_due(self) -> int:
@@ -73,6 +79,7 @@ class Skill:
 
     def update(self) -> None:
         """One gradient step."""
+        assert isinstance(self.agent, SACAgent)
         self.learnt |= self.agent.update(
             self.sample(), update_actor=None if self.steps >= self.config.actor_starts else False
         )
@@ -134,8 +141,9 @@ class Learner:
         spaces = (observation_space, action_space)
         tensors, facts = saved or (None, {})
         layout = ObservationLayout(observation_space)
-        typical = None if saved or demonstrations is None else _typical_pictures(demonstrations, layout)
-        self.policy = Policy(config, *spaces, instructions, tensors, typical)
+        begun, _ = load_tensors(Path(config.init) / POLICY) if config.init and saved is None else (None, {})
+        typical = None if saved or begun or demonstrations is None else _typical_pictures(demonstrations, layout)
+        self.policy = Policy(config, *spaces, instructions, tensors or begun, typical)
         eyes = self.policy.perception
         demo_rows = 0 if demonstrations is None else demonstrations.rows
         self.skills: dict[str, Skill] = {}
@@ -152,6 +160,8 @@ class Learner:
             for skill, own in zip(self.skills.values(), facts["skills"], strict=True):
                 skill.sampling.bit_generator.state = own["sampling"]
                 skill.learnt = dict(own["learnt"])
+        elif begun is not None:
+            self.policy.load_policy_state(begun)
         elif demonstrations is not None and config.normalise:
             self._normalise(demonstrations)
 
@@ -178,7 +188,7 @@ class Learner:
     def pretrain(self, progress: TrainingProgress, stop: Callable[[], bool]) -> None:
         """Behaviour cloning from the demonstrations, before the first step."""
         skills = [skill for skill in self.skills.values() if len(skill.demos)]
-        if not skills or not self.config.bc_updates:
+        if not skills or not self.config.bc_updates or self.config.init:
             return
         progress.phase("behaviour cloning", self.config.bc_updates)
         for update in range(self.config.bc_updates):
@@ -206,7 +216,7 @@ class Learner:
         columns = demonstrations.read(columns=list(layout.vectors))
         observations = layout.flatten_columns(columns, (demonstrations.rows,))
         for skill in self.skills.values():
-            skill.agent.set_observation_statistics(observations.mean(0), np.maximum(observations.std(0), SMALLEST_STD))
+            skill.agent.scale.set(observations.mean(0), np.maximum(observations.std(0), SMALLEST_STD))
 
 
 def sources_of(store: EpisodeStore, record: EpisodeRecord) -> NDArray[np.uint8]:
@@ -221,6 +231,9 @@ def _typical_pictures(store: EpisodeStore, layout: ObservationLayout) -> dict[st
 
 
 def _moved(batch: Batch, device: str) -> Batch:
+    if device == "cpu":
+        return batch
+
     def move(value: Any) -> Any:
         if isinstance(value, dict):
             return {name: tensor.to(device, non_blocking=True) for name, tensor in value.items()}

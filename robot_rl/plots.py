@@ -144,6 +144,30 @@ def learning_curve(
     return Path(path)
 
 
+def cloning_curve(rows: Sequence[MetricsRow], path: str | Path, title: str) -> Path:
+    """Draw how well demonstrations were imitated, over gradient updates.
+
+    Args:
+        rows: Of one run (`read_metrics`).
+        path: The picture; its folder is made where missing.
+        title: Task, preset and seed.
+
+    Raises:
+        ConfigError: matplotlib does not know the file's ending.
+        StoreError: The file cannot be written.
+    """
+    pairs = [(u, v) for r in rows if (u := r.get("update")) is not None and (v := r.get("imitation_loss")) is not None]
+    updates, losses = np.array(pairs, np.float64).reshape(-1, 2).T
+    rates = _series(rows, "eval_success_rate")[1]
+    summary = f"{len(pairs) and updates[-1]:,.0f} updates" + (f"   ·   evaluated {rates[-1]:.0%}" if len(rates) else "")
+    with _figure(path, title, summary, rows=1, columns=1, size=(8.6, 4.2)) as (ax,):
+        _draw_smoothed(ax, updates, losses, next(_cycle()))
+        _from_zero(ax)
+        ax.set_title("imitation loss")
+        ax.set_xlabel("updates")
+    return Path(path)
+
+
 def compare_curves(groups: Mapping[str, Sequence[Sequence[MetricsRow]]], path: str | Path, title: str) -> Path:
     """Compare configurations over seeds: median success rate, its range, and the steps each takes to 95 %.
 

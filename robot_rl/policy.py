@@ -13,6 +13,7 @@ from robot_rl.agent import SACAgent
 from robot_rl.config import TrainConfig
 from robot_rl.environments import Env, instructions_of
 from robot_rl.errors import ConfigError
+from robot_rl.flow import FlowAgent
 from robot_rl.observation import ObservationLayout
 from robot_rl.perception import Perception
 
@@ -78,7 +79,7 @@ class Policy:
         encoder = self.perception.encoder if self.perception is not None else None
         (actions,) = action_space.shape or (0,)
         self.agents = {
-            instruction: SACAgent(
+            instruction: (FlowAgent if config.agent.kind == "flow" else SACAgent)(
                 self.layout.size, actions, config.agent, config.seed + 10_000 * i, config.device, encoder
             )
             for i, instruction in enumerate(instructions)
@@ -96,6 +97,12 @@ class Policy:
         policy.deterministic = True
         return policy
 
+    def begin_episode(self) -> None:
+        """Forget what was planned."""
+        for agent in self.agents.values():
+            if isinstance(agent, FlowAgent):
+                agent.begin_episode()
+
     def act(self, observation: Any, instruction: str = "") -> NDArray[np.float32]:
         """The action of the instruction's actor, in [-1, 1], shape (A,)."""
         agent = self.agent(instruction)
@@ -108,7 +115,7 @@ class Policy:
         }
         return agent.act(self.layout.flatten_columns(leaves, ()), self.deterministic, images)
 
-    def agent(self, instruction: str) -> SACAgent:
+    def agent(self, instruction: str) -> SACAgent | FlowAgent:
         """The agent of an instruction; with one agent, that one whatever is said.
 
         Raises:

@@ -277,8 +277,11 @@ class ReplayBuffer:
         gamma: float,
         out: Batch,
         is_demo: float,
-    ) -> None:
+    ) -> NDArray[np.int64]:
         """Draw as `sample` does, into items `start` to `stop` of a batch, with its `is_demo` set.
+
+        Returns:
+            Where in the ring they lie, shape (stop - start,).
 
         Raises:
             StoreError: There is no transition to draw.
@@ -315,6 +318,27 @@ class ReplayBuffer:
             for taken, into in ((rows, out.images), (ends, out.next_images)):
                 chosen = taken * shifts + rng.integers(0, shifts, len(taken))
                 pictures.take(chosen, axis=0, mode="clip", out=into[name].numpy()[start:stop])
+        return rows
+
+    def sample_chunks(self, rng: np.random.Generator, length: int, out: Batch) -> Batch:
+        """Draw transitions as `sample` does into `out`, and with each the actions that followed in its episode.
+
+        Args:
+            rng: Source of the draw.
+            length: Number H of actions.
+            out: A CPU batch to write into.
+
+        Returns:
+            `out` with its `chunks`.
+
+        Raises:
+            StoreError: There is no transition to draw.
+        """
+        rows = self.sample_into(0, len(out.reward), rng, 1, 1.0, out, 1.0)
+        following = (rows[:, None] + np.arange(length)) % self.capacity
+        there = np.logical_and.accumulate(self._linked[following], axis=1)
+        chunks = np.where(there[..., None], self._action[following], np.float32(0))  # beyond it lies anything
+        return out._replace(chunks=torch.from_numpy(chunks), chunks_there=torch.from_numpy(there).float())
 
 
 def _allocate(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:

@@ -148,7 +148,7 @@ def test_polyak_moves_targets_by_tau():
 
 def test_observation_statistics_are_applied_and_travel_with_the_policy():
     one, plain = agent(), agent()
-    one.set_observation_statistics(np.array([1.0, 2.0, 3.0]), np.array([2.0, 2.0, 4.0]))
+    one.scale.set(np.array([1.0, 2.0, 3.0]), np.array([2.0, 2.0, 4.0]))
     observation = np.array([3.0, 2.0, -1.0], np.float32)
     normalised = np.array([1.0, 0.0, -1.0], np.float32)  # by hand
     np.testing.assert_array_equal(one.act(observation, True), plain.act(normalised, True))
@@ -305,7 +305,7 @@ def test_errors_name_what_is_wrong():
     with pytest.raises(ConfigError, match="tanh, relu"):
         AgentConfig(activation="swish")
     with pytest.raises(ShapeError, match="std must be positive"):
-        agent().set_observation_statistics(np.zeros(3), np.array([1.0, 0.0, 1.0]))
+        agent().scale.set(np.zeros(3), np.array([1.0, 0.0, 1.0]))
     with pytest.raises(ShapeError, match="critics"):
         agent().load_state_dict(agent(critics=5).state_dict())
 
@@ -313,7 +313,7 @@ def test_errors_name_what_is_wrong():
 def test_observations_are_normalised_and_clipped():
     """Mean 1 and std 2 make 5 a 2, and 101 a 50 that is clipped to 4."""
     trained = SACAgent(2, 1, AgentConfig(hidden_sizes=(8,), observation_clip=4.0), 0)
-    trained.set_observation_statistics(np.ones(2, np.float32), np.full(2, 2.0, np.float32))
+    trained.scale.set(np.ones(2, np.float32), np.full(2, 2.0, np.float32))
     encoded = trained.encode(torch.tensor([[5.0, 101.0], [1.0, 1.02]]))
     torch.testing.assert_close(encoded, torch.tensor([[2.0, 4.0], [0.0, 0.01]]), rtol=1e-4, atol=1e-6)
 

@@ -12,7 +12,6 @@ import pytest
 
 from robot_rl.actor import LEAD
 from robot_rl.async_learning import AsyncLearner
-from robot_rl.commands import train
 from robot_rl.errors import LinkError, StoreError
 from robot_rl.metrics import read_metrics
 from robot_rl.processes import AsyncRun
@@ -21,6 +20,7 @@ from robot_rl.run_directory import RunDirectory, load_tensors
 from robot_rl.store import EpisodeStore
 from robot_rl.store_files import WriterLock
 from robot_rl.store_repair import repair_store
+from robot_rl.train_command import train
 
 SETTINGS = (
     "steps=150", "demos=2", "bc_updates=20", "batch_size=32", "utd_ratio=1", "eval_episodes=0",
