@@ -20,8 +20,10 @@ from robot_rl.progress import TrainingProgress
 from robot_rl.recording import STOP_WINDOW, commit_patiently, open_episodes, reason_to_end
 from robot_rl.resuming import LoopState, repeat_episode
 from robot_rl.rewards.learned import make_with_reward
+from robot_rl.rewards.refitting import reward_of
 from robot_rl.run_directory import RunDirectory, load_tensors
 from robot_rl.store_writer import COMMIT
+from robot_rl.verdicts import Verdicts
 
 __all__ = ["Actor", "NewestPolicy"]
 
@@ -104,11 +106,12 @@ class Actor:
 
     def __init__(self, config: TrainConfig, run: RunDirectory, progress: TrainingProgress) -> None:
         self.config, self.run, self.progress = config, run, progress
-        self.env: Env = make_with_reward(config.task, config.env, config.reward)
+        self.env: Env = make_with_reward(config.task, config.env, reward_of(config, run))
         self.state = LoopState(config.seed, STOP_WINDOW)
         self.stop_requested = False
         self.waited_s = 0.0
         self._newest = NewestPolicy(run, config, self.env)
+        self._verdicts = Verdicts()
         self._committed = 0.0
 
     def act(self) -> str:
@@ -158,6 +161,7 @@ class Actor:
         else:
             action = self._newest.policy.act(observation, instruction)
         following, reward, terminated, truncated, info = self.env.step(action)
+        self._verdicts.hear(info)
         self.store.append(
             action=info.get("executed_action", action), reward=float(reward), terminated=terminated,
             truncated=truncated, next_observation=following, success=succeeded(info),
@@ -170,6 +174,7 @@ class Actor:
         self.progress.update(step=self.state.step)
         if not over:
             return following
+        self._verdicts.write(self.store, self.progress)
         self.state.episode += 1
         self.state.successes.append(succeeded(info))
         if "label" in info:

@@ -36,6 +36,7 @@ def place(cell: str | None, rehearse: bool) -> dict[str, Any]:
 def twin_only(env: dict[str, Any]) -> dict[str, Any]:
     """A run's environment on the simulated cell: nothing moves a real arm that was not named in this very command.
 
-    Nobody takes over there either.
+    Nobody takes over there either, or says what success is.
     """
-    return {key: value for key, value in env.items() if key not in ("cell", "rehearse", "teleop")}
+    own = {key: value for key, value in env.items() if key not in ("cell", "rehearse", "teleop")}
+    return {key: value for key, value in own.items() if (key, value) != ("reward", "human")}

@@ -21,6 +21,7 @@ from robot_rl.store import EpisodeStore
 from robot_rl.store_records import EpisodeRecord
 from robot_rl.store_writer import COMMIT
 from robot_rl.training import mark_best, publish, publish_best
+from robot_rl.verdicts import wrongly_called
 
 __all__ = ["AsyncLearner"]
 
@@ -173,6 +174,8 @@ class AsyncLearner:
             "staleness_updates": float(skill.agent.updates - versions["policy_version"].mean()),
             **skill.scalars(),
         }
+        if self.config.reward:  # where the actor has written it down already
+            row |= wrongly_called(store, record)
         if len(self.learner.skills) > 1:
             row["skill"] = list(self.learner.skills.values()).index(skill)
         self.metrics.write(step=self.step, update=self.learner.updates, **row)

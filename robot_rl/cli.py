@@ -15,11 +15,11 @@ INTERRUPTED = 130
 ORDER = ("train", "eval", "render", "demo", "tasks", "bench")
 
 
-def commands() -> dict[str, Callable[..., Any]]:
-    """Every installed command by name, the main ones first. A third party's package adds its own."""
+def commands() -> dict[str, Callable[[], Callable[..., Any]]]:
+    """What loads each installed command, by name, the main ones first. A third party's package adds its own."""
     found = {entry.name: entry for entry in importlib.metadata.entry_points(group="robot_rl.commands")}
     names = [n for n in ORDER if n in found] + sorted(set(found) - set(ORDER))
-    return {name: found[name].load() for name in names}
+    return {name: found[name].load for name in names}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise ConfigError(f"Unknown command {arguments[0]!r}. Known: {', '.join(table)}. See: robot-rl --help")
         name = arguments[0]
         result = tyro.cli(
-            table[name], args=arguments[1:], prog=f"robot-rl {name}", config=(tyro.conf.OmitSubcommandPrefixes,)
+            table[name](), args=arguments[1:], prog=f"robot-rl {name}", config=(tyro.conf.OmitSubcommandPrefixes,)
         )
         return int(result or 0)
     except RobotRLError as error:
@@ -50,11 +50,12 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
 
 
-def _overview(table: dict[str, Callable[..., Any]]) -> str:
+def _overview(table: dict[str, Callable[[], Callable[..., Any]]]) -> str:
     lines = ["robot-rl: teach a robot arm a skill, on a MuJoCo twin first.", "", "Commands (each has --help):"]
-    for name, function in table.items():
-        summary = (function.__doc__ or "").strip().splitlines()[0]
-        lines.append(f"  robot-rl {name:<8} {summary}")
+    width = max(map(len, table))
+    for name, load in table.items():
+        summary = (load().__doc__ or "").strip().splitlines()[0]
+        lines.append(f"  robot-rl {name:<{width}}  {summary}")
     return "\n".join([*lines, "", "Start with:  robot-rl train reach"])
 
 

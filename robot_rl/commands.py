@@ -1,4 +1,4 @@
-"""The learning room's other commands: actor, learner, evaluator, eval, render, demo, bench."""
+"""The learning room's other commands: actor, learner, evaluator, refitter, eval, render, demo, bench."""
 
 import os
 import sys
@@ -13,7 +13,7 @@ from robot_rl.arguments import Cell, Rehearse, Run, Settings, Task, place, twin_
 from robot_rl.errors import ConfigError, DeviceError
 from robot_rl.interrupts import ending_in_order
 
-__all__ = ["actor", "bench", "demo", "evaluate_run", "evaluator", "learner", "render"]
+__all__ = ["actor", "bench", "demo", "evaluate_run", "evaluator", "learner", "refitter", "render"]
 
 
 def actor(run: Positional[Run]) -> int:
@@ -63,6 +63,22 @@ def evaluator(run: Positional[Run]) -> int:
         f"its last policy was of step {one.evaluated}" if one.evaluated >= 0 else "it had no time to evaluate a policy"
     )
     print(f"The evaluator ended; {done}.")
+    return 0
+
+
+def refitter(run: Positional[Run]) -> int:
+    """Fit a run's learned reward anew on what it got wrong; train --refit-every EPISODES starts it beside."""
+    from robot_rl.progress import TrainingProgress
+    from robot_rl.rewards.refitting import Refitter
+    from robot_rl.run_directory import RunDirectory
+
+    directory, settings = RunDirectory.open(run)
+    os.nice(10)
+    with TrainingProgress(f"fitting the reward of {run} anew") as progress:
+        one = Refitter(settings, directory, progress)
+        with ending_in_order(one):
+            one.watch()
+    print(f"The refitter ended; it fitted the reward {one.fits} times.")
     return 0
 
 

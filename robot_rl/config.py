@@ -34,6 +34,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "replay_capacity": (100, math.inf),
     "eval_episodes": (0, math.inf),
     "eval_every": (0, math.inf),
+    "reward_refit": (0, math.inf),
     "checkpoint_every_s": (0, math.inf),
 }
 
@@ -56,6 +57,9 @@ class TrainConfig:
         env: Options for the environment, for example arm=ur5e.
         init: A run whose policy the learner begins with, in place of cloning; empty for none.
         reward: A learned reward's directory (robot-rl reward train) in place of the task's own; empty for none.
+        reward_refit: Training episodes after which the learned reward is fitted anew, in a process beside; 0 for never.
+        reward_teacher: Who says what of those episodes: `known` (the oracle, a person at the device), or `policy`:
+            nobody, and whatever the newest episodes show is taken for no success, as VICE does.
         demos: Path of an episode store; a number of episodes for the environment's scripted expert to record first;
             or `none`.
         demo_noise: Action noise of the scripted expert (standard deviation, fraction of a full action).
@@ -93,6 +97,8 @@ class TrainConfig:
     env: dict[str, Any] = field(default_factory=dict[str, Any])
     init: str = ""
     reward: str = ""
+    reward_refit: int = 0
+    reward_teacher: str = "known"
     demos: Annotated[str, BeforeValidator(_count_as_text)] = "20"
     demo_noise: float = 0.06
     steps: int = 20_000
@@ -125,6 +131,10 @@ class TrainConfig:
             raise ConfigError(f"device is {self.device!r}; it is cpu, cuda or cuda:N.")
         if self.demos.lstrip("-").isdigit() and int(self.demos) < 0:
             raise ConfigError(f"demos is {self.demos}; a number of demonstrations is at least 0.")
+        if self.reward_teacher not in ("known", "policy"):
+            raise ConfigError(f"reward_teacher is {self.reward_teacher!r}; it is known or policy.")
+        if self.reward_refit and not self.reward:
+            raise ConfigError("reward_refit fits a learned reward anew, and there is none. Give --reward REWARD.")
         if self.utd not in ("enforced", "free"):
             raise ConfigError(f"utd is {self.utd!r}; it is enforced or free.")
         for name, (low, high) in _RANGES.items():

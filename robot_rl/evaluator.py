@@ -1,32 +1,27 @@
 """Evaluation beside training: a process of its own that scores each policy as it is published, on a twin of its own."""
 
-import os
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from robot_rl.arguments import twin_only
 from robot_rl.config import TrainConfig
 from robot_rl.environments import make
 from robot_rl.errors import ConfigError
 from robot_rl.evaluation import evaluate
 from robot_rl.metrics import MetricsWriter, read_metrics
 from robot_rl.policy import Policy
-from robot_rl.processes import PARENT
 from robot_rl.progress import TrainingProgress
 from robot_rl.run_directory import RunDirectory, load_tensors
 from robot_rl.store_files import WriterLock
 
-__all__ = ["EPISODES", "Evaluator", "check_place", "evaluating_beside"]
+__all__ = ["EPISODES", "Evaluator", "check_place"]
 
 EPISODES = 20  # of each evaluation: training is what the cores are for
 LOOK_EVERY_S = 1.0
-PATIENCE_S = 20.0  # to end a step
 
 
 def check_place(config: TrainConfig) -> None:
@@ -70,7 +65,7 @@ class Evaluator:
         """
         every = max(self.config.eval_every, 1)
         lock = WriterLock(self.run.path / "evaluations.lock")
-        env = make(self.config.task, {k: v for k, v in self.config.env.items() if k != "teleop"})
+        env = make(self.config.task, twin_only(self.config.env))
         try:
             with MetricsWriter(self.run.evaluations) as evaluations:
                 while not self.stop_requested and self.evaluated < self.config.steps:
@@ -113,29 +108,3 @@ class _Stoppable:
         if self._stopping():
             raise _Stopped
         return self._policy.act(observation, instruction)
-
-
-@contextmanager
-def evaluating_beside(config: TrainConfig, run: RunDirectory, progress: TrainingProgress) -> Generator[None]:
-    """While this is open, a process evaluates beside, if the run's `eval_every` asks for it, with a log in the run."""
-    if not config.eval_every:
-        yield
-        return
-    (run.path / "logs").mkdir(exist_ok=True)
-    with (run.path / "logs" / "evaluator.log").open("ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "robot_rl.cli", "evaluator", str(run.path)],
-            stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
-            env={**os.environ, PARENT: str(os.getpid())},
-        )  # fmt: skip
-        try:
-            yield
-        finally:
-            if process.poll():
-                progress.log(f"The evaluator failed; what it said: {log.name}")
-            process.terminate()
-            try:
-                process.wait(PATIENCE_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()

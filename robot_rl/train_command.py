@@ -53,7 +53,14 @@ def train(  # noqa: PLR0913 (the command line's options)
         bool, arg(name="async", help="Act and learn in two processes; the arm never waits for the learner")
     ] = False,
     reward: Annotated[
-        Path | None, arg(metavar="REWARD", help="Learn from this classifier alone (robot-rl reward train)")
+        str | None,
+        arg(
+            metavar="REWARD|human",
+            help="Learn from this classifier alone (robot-rl reward train), or from what the person at --teleop says",
+        ),
+    ] = None,
+    refit_every: Annotated[
+        int | None, arg(metavar="EPISODES", help="Fit the --reward anew every so many episodes, in a process beside")
     ] = None,
     teleop: Annotated[
         str | None,
@@ -81,7 +88,7 @@ def train(  # noqa: PLR0913 (the command line's options)
             or config
             or set
             or rehearse
-            or any(v is not None for v in (preset, agent, init, run, seed, demos, cell, reward, teleop))
+            or any(v is not None for v in (preset, agent, init, run, seed, demos, cell, reward, refit_every, teleop))
         ):
             raise ConfigError(
                 "--resume continues a run as it was configured; only --steps, --eval-every and --async may be given "
@@ -97,9 +104,15 @@ def train(  # noqa: PLR0913 (the command line's options)
         settings = load_config(config, settings)
     settings = overlay(settings, assignments(chain.from_iterable(set)), "--set")
     settings = replace(settings, env={**settings.env, **place(cell, rehearse), **_hand(teleop)})
-    chosen = {"task": task or settings.task, "seed": seed, "steps": steps, "demos": demos, "eval_every": eval_every}
+    chosen = {
+        "task": task or settings.task, "seed": seed, "steps": steps, "demos": demos, "eval_every": eval_every,
+        "reward_refit": refit_every,
+    }  # fmt: skip
     chosen["init"] = None if init is None else str(init.resolve())
-    chosen["reward"] = None if reward is None else str(reward.resolve())
+    if reward == "human":
+        settings = replace(settings, env={**settings.env, "reward": "human"})
+    elif reward is not None:
+        chosen["reward"] = str(Path(reward).resolve())
     settings = replace(settings, **{k: v for k, v in chosen.items() if v is not None})
     if not settings.task:
         raise ConfigError("Which task? For example: robot-rl train pick_cube. See: robot-rl tasks")
@@ -117,7 +130,7 @@ def train(  # noqa: PLR0913 (the command line's options)
         print("No demonstrations to start from: using preset scratch, which explores from nothing.", file=sys.stderr)
         return train(
             task, "scratch", init=init, seed=seed, steps=steps, demos="none", run=run, cell=cell, rehearse=rehearse,
-            config=config, set=set, asynchronous=asynchronous, reward=reward, teleop=teleop, eval_every=eval_every,
+            config=config, set=set, asynchronous=asynchronous, reward=reward, refit_every=refit_every, teleop=teleop, eval_every=eval_every,
             evaluate=evaluate,
         )  # fmt: skip
     directory = RunDirectory.create(resolved, run)
@@ -155,7 +168,7 @@ def _hand(teleop: str | None) -> dict[str, Any]:
 
 
 def _train(settings: Any, directory: Any, title: str, evaluate: bool, asynchronous: bool) -> int:
-    from robot_rl.evaluator import evaluating_beside
+    from robot_rl.beside import working_beside
     from robot_rl.metrics import read_metrics
     from robot_rl.plots import cloning_curve, learning_curve
     from robot_rl.progress import TrainingProgress
@@ -164,7 +177,7 @@ def _train(settings: Any, directory: Any, title: str, evaluate: bool, asynchrono
     with TrainingProgress(title) as progress:
         try:
             run = _run_async if asynchronous else _run_in_step if settings.agent.kind == "sac" else _clone
-            with evaluating_beside(settings, directory, progress):
+            with working_beside(settings, directory, progress):
                 reason, words = run(settings, directory, progress)
         except KeyboardInterrupt:
             print(

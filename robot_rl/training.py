@@ -19,7 +19,9 @@ from robot_rl.progress import TrainingProgress
 from robot_rl.recording import STOP_WINDOW, checkpoint_if_room, commit_patiently, open_episodes, reason_to_end
 from robot_rl.resuming import LoopState, repeat_episode
 from robot_rl.rewards.learned import make_with_reward
+from robot_rl.rewards.refitting import reward_of
 from robot_rl.run_directory import RunDirectory, save_tensors
+from robot_rl.verdicts import Verdicts, wrongly_called
 
 __all__ = ["Trainer", "describe", "mark_best", "publish", "publish_best"]
 
@@ -41,10 +43,11 @@ class Trainer:
 
     def __init__(self, config: TrainConfig, run: RunDirectory, progress: TrainingProgress) -> None:
         self.config, self.run, self.progress = config, run, progress
-        self.env: Env = make_with_reward(config.task, config.env, config.reward)
+        self.env: Env = make_with_reward(config.task, config.env, reward_of(config, run))
         self.state = LoopState(config.seed, STOP_WINDOW)
         self.stop_requested = False
         self._skill: Skill
+        self._verdicts = Verdicts()
         self._return, self._length = 0.0, 0
         self._checkpoints = run.checkpoints
         self._checkpointed = time.monotonic()
@@ -139,6 +142,7 @@ class Trainer:
             action = self._act(observation)
             following, reward, terminated, truncated, info = self.env.step(action)
             action = info.get("executed_action", action)
+            self._verdicts.hear(info)
             self.store.append(
                 action=action, reward=float(reward), terminated=terminated, truncated=truncated,
                 next_observation=following, success=succeeded(info), policy_version=self._skill.agent.updates,
@@ -196,7 +200,9 @@ class Trainer:
     def _end_episode(self, success: bool, info: dict[str, Any]) -> None:
         state, skill = self.state, self._skill
         self._commit()
-        sources = sources_of(self.store, self.store.episode_table()[-1])
+        self._verdicts.write(self.store, self.progress)
+        record = self.store.episode_table()[-1]
+        sources = sources_of(self.store, record)
         skill.keep_demonstrated(sources, success)
         state.episode += 1
         state.successes.append(success)
@@ -218,9 +224,8 @@ class Trainer:
             "updates_per_s": (self.learner.updates - self._updates_before) / elapsed,
             **skill.scalars(),
         }
-        if "oracle_success" in info:  # a learned reward ended it: what the task itself says is for scoring alone
-            row["oracle_success"] = float(info["oracle_success"])
-            row["reward_hacked"] = float(success and not info["oracle_success"])
+        if self.config.reward:  # what the task itself says is for scoring alone
+            row |= wrongly_called(self.store, record)
         if len(self.learner.skills) > 1:
             row["skill"] = list(self.learner.skills.values()).index(skill)
         self.metrics.write(step=self.step, update=self.learner.updates, **row)

@@ -62,7 +62,8 @@ def make_env(  # noqa: PLR0913 (an environment's options)
             their address.
         arm: The twin's arm: `fr3`, `ur5e` or the path of an MJCF file.
         observations: `state`, or `vision` for cameras in place of object poses.
-        reward: `sparse`, `dense`, or `external` where somebody else tells success.
+        reward: `sparse`, `dense`, `external` where somebody else tells success, or `human` where the person at `teleop`
+            does: whenever it is so, and at the latest when time is up.
         frame: What poses are relative to: the episode's `start` pose or the arm's `base`.
         randomise: Vary the twin between episodes as the task declares.
         reset_free: Whether a reset leaves the objects where the last episode left them; as the task does by default.
@@ -87,6 +88,11 @@ def make_env(  # noqa: PLR0913 (an environment's options)
     )  # fmt: skip
     if isinstance(gripper_penalty, str | bool) or not 0.0 <= gripper_penalty <= 1.0:
         raise ConfigError(f"gripper_penalty={gripper_penalty!r}; it must be a number from 0 to 1.")
+    if reward == "human" and not teleop:
+        raise ConfigError(
+            "reward=human: a person says what success is, and nobody is there. Give --teleop spacemouse, gamepad, "
+            "keyboard or page; or script for a scripted person on the twin."
+        )
     for flag, value in (("randomise", randomise), ("real_time", real_time), ("reset_free", reset_free or False)):
         if not isinstance(value, bool):
             raise ConfigError(f"{flag}={value!r}; it is true or false.")
@@ -128,10 +134,10 @@ def make_env(  # noqa: PLR0913 (an environment's options)
         env = ActionRepeat(env, action_repeat)
     if action_history:
         env = ActionHistory(env, action_history)
-    return _with_hand(env, robot, teleop) if teleop else env
+    return _with_hand(env, robot, teleop, asks=reward == "human") if teleop else env
 
 
-def _with_hand(env: gym.Env[Any, Any], robot: Any, teleop: str | dict[str, Any]) -> gym.Env[Any, Any]:
+def _with_hand(env: gym.Env[Any, Any], robot: Any, teleop: str | dict[str, Any], asks: bool) -> gym.Env[Any, Any]:
     import numpy as np
 
     from drivers.teleop import open_teleop
@@ -143,9 +149,9 @@ def _with_hand(env: gym.Env[Any, Any], robot: Any, teleop: str | dict[str, Any])
         device = str(given.pop("device", ""))
         if device == "script":
             rng = np.random.default_rng(given.pop("seed", 0))
-            return Intervention(env, ScriptedHand(robot, rng, **given))
+            return Intervention(env, ScriptedHand(robot, rng, judges=asks, **given), asks=asks)
         ends = bool(given.pop("ends", True))
-        return Intervention(env, DeviceHand(robot, open_teleop(device, **given)), ends=ends)
+        return Intervention(env, DeviceHand(robot, open_teleop(device, **given)), ends=ends, asks=asks)
     except TypeError as error:
         raise ConfigError(f"teleop: {teleop}: {error}") from error
     except Exception:

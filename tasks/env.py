@@ -78,7 +78,8 @@ class RobotEnv(gym.Env[Observation, NDArray[np.float32]]):
         cell: Where.
         observations: `state` or `vision`.
         reward: `sparse` (1 on success, else 0), `dense`, or `external`: success is for somebody else to tell (a learned
-            classifier, a person), ends nothing here, and stands in `info["oracle_success"]` for scoring alone.
+            classifier), ends nothing here, and stands in `info["oracle_success"]` for scoring alone; or `human`: the
+            same, and a person at a device tells it (`tasks.intervention`).
         frame: What poses are relative to: `start` or `base`.
         randomise: Vary the twin between episodes as the task declares.
         reset_free: Leave the objects where they are between episodes; None for the task's own way.
@@ -101,7 +102,7 @@ class RobotEnv(gym.Env[Observation, NDArray[np.float32]]):
     ) -> None:
         for name, value, known in (
             ("observations", observations, ("state", "vision")),
-            ("reward", reward, ("sparse", "dense", "external")),
+            ("reward", reward, ("sparse", "dense", "external", "human")),
             ("frame", frame, ("start", "base")),
         ):
             if value not in known:
@@ -115,7 +116,7 @@ class RobotEnv(gym.Env[Observation, NDArray[np.float32]]):
         self.task, self.cell = task, cell
         self.render_mode = render_mode
         self._dense, self._vision, self._frame = reward == "dense", observations == "vision", frame
-        self._external = reward == "external"
+        self._external = reward in ("external", "human")
         spec = task.spec
         self.limits = tighten(spec.limits, cell.limits)
         # A driver process supervises on its own side; an arm in this one is put behind the supervisor here.

@@ -24,6 +24,7 @@ Action = NDArray[np.float32]
 KEEPS_S = (
     0.5  # that a person has the arm after the last touch, so that a short pause does not hand it back (SERL's figure)
 )
+ENDINGS = frozenset({"success", "failure", "rerecord", "stop"})  # what ends an episode when it is said
 PAUSED_S = 0.05  # between looks at the device while paused
 
 
@@ -40,6 +41,10 @@ class Hand(Protocol):
 
     def act(self, proposed: Action) -> tuple[Action | None, frozenset[str]]:
         """What to do instead of the proposed action, or None to let it be; and what was said (`BUTTONS`)."""
+        ...
+
+    def verdict(self) -> frozenset[str]:
+        """What it says now that it is asked whether it succeeded; nothing yet is empty."""
         ...
 
     def show(self, status: dict[str, Any], pictures: dict[str, NDArray[np.uint8]]) -> None:
@@ -89,6 +94,10 @@ class DeviceHand:
             return None, said
         return self._action(reading), said
 
+    def verdict(self) -> frozenset[str]:
+        """The buttons pressed since it was last read."""
+        return self.device.read().pressed
+
     def show(self, status: dict[str, Any], pictures: dict[str, NDArray[np.uint8]]) -> None:
         """On the device's own screen, where it has one (a browser's page)."""
         show = getattr(getattr(self.device, "source", None), "show", None)
@@ -115,11 +124,12 @@ class Intervention(Wrapper):
         env: Around a `RobotEnv`.
         hand: Whose.
         ends: Whether a word ends the episode; else it only stands in `info["said"]`.
+        asks: When time is up, whether the arm holds until success or failure is said.
     """
 
-    def __init__(self, env: Env, hand: Hand, *, ends: bool = True) -> None:
+    def __init__(self, env: Env, hand: Hand, *, ends: bool = True, asks: bool = False) -> None:
         super().__init__(env)
-        self.hand, self._ends = hand, ends
+        self.hand, self._ends, self._asks = hand, ends, asks
         self._robot, self._steps = cast("RobotEnv", env.unwrapped), 0
         hand.connect()
 
@@ -147,6 +157,8 @@ class Intervention(Wrapper):
         )  # fmt: skip
         if own is not None:
             info["source"], info["executed_action"] = "human", own
+        if self._asks and (terminated or truncated) and "fault" not in info and not said & ENDINGS:
+            said |= self._ask(observation.get("images", {}))
         if said:
             info["said"] = sorted(said)
         if not self._ends:
@@ -166,6 +178,17 @@ class Intervention(Wrapper):
         """Let go of the device, then of the cell."""
         self.hand.close()
         super().close()
+
+    def _ask(self, pictures: dict[str, NDArray[np.uint8]]) -> frozenset[str]:
+        """Hold the arm until it is said what became of the episode."""
+        told: dict[str, Any] = {"state": "did it succeed?", "hint": "Time is up. Say success or failure."}
+        while True:
+            self._robot.hold()
+            self.hand.show({**told, "instruction": self._robot.instruction}, pictures)
+            said = self.hand.verdict() & ENDINGS
+            if said:
+                return said
+            time.sleep(PAUSED_S)
 
     def _pause(self, proposed: Action) -> frozenset[str]:
         """Hold the arm until something is said; what, unless it is `pause` again."""

@@ -26,6 +26,7 @@ class ScriptedHand:
         drives_steps: How long it drives before it lets the policy try again.
         noise: Standard deviation of its hand, as a fraction of a full action.
         patience_steps: It watches so long at an episode's beginning, whatever it sees.
+        judges: It also says success, as long after it is so as its reaction takes, and failure when time is up.
     """
 
     def __init__(
@@ -37,7 +38,9 @@ class ScriptedHand:
         drives_steps: int = 8,
         noise: float = 0.1,
         patience_steps: int = 5,
+        judges: bool = False,
     ) -> None:
+        self._env, self._judges = env, judges
         self._expert = env.expert(rng, noise)
         self._reaction, self._drives, self._patience = reaction_steps, drives_steps, patience_steps
         self.reset()
@@ -47,11 +50,15 @@ class ScriptedHand:
 
     def reset(self) -> None:
         """Watch again from the beginning."""
-        self._disagreement, self._step, self._acts_at, self._until = 0.0, 0, -1, -1
+        self._disagreement, self._step, self._acts_at, self._until, self._succeeded = 0.0, 0, -1, -1, 0
 
     def act(self, proposed: Action) -> tuple[Action | None, frozenset[str]]:
-        """The expert's action, roughly, while it drives; it says nothing."""
+        """The expert's action, roughly, while it drives; it says nothing, unless it judges."""
         self._step += 1
+        if self._judges:
+            self._succeeded = self._succeeded + 1 if self._env.task.success(self._env.world()) else 0
+            if self._succeeded > self._reaction:
+                return None, frozenset({"success"})
         wanted = self._expert.act(None)
         off = float(np.linalg.norm(proposed[:6] - wanted[:6]))
         if len(wanted) > 6 and proposed[6] * wanted[6] < 0.0:
@@ -65,6 +72,10 @@ class ScriptedHand:
             self._acts_at, self._until = -1, self._step + self._drives - 1
             return wanted, frozenset()
         return None, frozenset()
+
+    def verdict(self) -> frozenset[str]:
+        """What it says when it is asked."""
+        return frozenset({"success" if self._env.task.success(self._env.world()) else "failure"})
 
     def show(self, status: object, pictures: object) -> None:
         """It sees the world itself."""

@@ -5,7 +5,7 @@ the fitted projection, the way of seeing, the cameras and the threshold beside t
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from robot_rl.store_layout import space_from_json, space_to_json
 from robot_rl.tensor_files import load_tensors, save_tensors
 from robot_rl.vision_config import VisionConfig
 
-__all__ = ["SuccessClassifier"]
+__all__ = ["Seen", "SuccessClassifier"]
 
 UPDATES = 400
 BATCH = 64
@@ -108,18 +108,34 @@ class SuccessClassifier:
         """
         every = max(1, len(frames) // TYPICAL)
         self.eyes.fit({name: pictures[::every] for name, pictures in frames.pictures.items()})
-        kept = self._remember(frames, on_progress)
-        fold = _folds(frames)
-        left_out = np.zeros(len(frames))
+        return self.learn(self.look_at(frames, on_progress), false_positive_rate, on_progress)
+
+    def learn(
+        self,
+        seen: "Seen",
+        false_positive_rate: float,
+        on_progress: OnProgress = lambda _what, _done, _of: None,
+    ) -> tuple[Scores, NDArray[np.float64]]:
+        """As `fit`, on frames already looked at; the projection stays as it is."""
+        fold = _folds(seen)
+        left_out = np.zeros(len(seen.success))
         for number in range(int(fold.max()) + 1):
             train, test = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
-            self._train(kept, frames.success, train, lambda n, k=number: on_progress(f"fold {k + 1}", n, UPDATES))
+            self._train(seen, train, lambda n, k=number: on_progress(f"fold {k + 1}", n, UPDATES))
             with torch.no_grad():
-                images = {name: values[test, 0] for name, values in kept.items()}
+                images = {name: values[test, 0] for name, values in seen.kept.items()}
                 left_out[test] = torch.sigmoid(self._logits(images)).numpy()
-        self.threshold = threshold_at(left_out, frames.success, false_positive_rate)
-        self._train(kept, frames.success, np.arange(len(frames)), lambda n: on_progress("all frames", n, UPDATES))
-        return score(left_out, frames.success, self.threshold), left_out
+        judged = seen.judged
+        self.threshold = threshold_at(left_out[judged], seen.success[judged], false_positive_rate)
+        self._train(seen, np.arange(len(seen.success)), lambda n: on_progress("all frames", n, UPDATES))
+        return score(left_out[judged], seen.success[judged], self.threshold), left_out
+
+    def look_at(
+        self, frames: Frames, on_progress: OnProgress = lambda _what, _done, _of: None, *, judged: bool = True
+    ) -> "Seen":
+        """Pass frames through the trunk, once and for all; `judged` says whether the threshold heeds them."""
+        kept = self._remember(frames, on_progress)
+        return Seen(kept, frames.success, frames.episode, np.full(len(frames), judged))
 
     def _remember(self, frames: Frames, on_progress: OnProgress) -> dict[str, Tensor]:
         """By camera, uint8, shape (N, shifts, channels, cells)."""
@@ -134,23 +150,22 @@ class SuccessClassifier:
 
     def _train(
         self,
-        kept: Mapping[str, Tensor],
-        success: NDArray[np.bool_],
+        seen: "Seen",
         rows: NDArray[np.int64],
         told: Callable[[int], None],
     ) -> None:
         """From scratch on some rows: half of every batch shows success."""
         self._make(self._seed)
         rng = np.random.default_rng(self._seed)
-        yes, no = rows[success[rows]], rows[~success[rows]]
+        yes, no = rows[seen.success[rows]], rows[~seen.success[rows]]
         self._head.requires_grad_()
         parameters = [*self._encoder.parameters(), self._head]
         adam = torch.optim.AdamW(parameters, lr=RATE, weight_decay=DECAY)
-        shifts = next(iter(kept.values())).shape[1]
+        shifts = next(iter(seen.kept.values())).shape[1]
         target = torch.cat([torch.full((BATCH // 2,), 1.0 - SMOOTHING), torch.full((BATCH // 2,), SMOOTHING)])
         for update in range(UPDATES):
             chosen = np.concatenate([rng.choice(yes, BATCH // 2), rng.choice(no, BATCH // 2)])
-            images = {name: values[chosen, rng.integers(0, shifts, BATCH)] for name, values in kept.items()}
+            images = {name: values[chosen, rng.integers(0, shifts, BATCH)] for name, values in seen.kept.items()}
             loss = functional.binary_cross_entropy_with_logits(self._logits(images, train=True), target)
             adam.zero_grad()
             loss.backward()
@@ -212,7 +227,33 @@ class SuccessClassifier:
             )
 
 
-def _folds(frames: Frames) -> NDArray[np.int64]:
+@dataclass(frozen=True)
+class Seen:
+    """N frames as the trunk saw them.
+
+    Attributes:
+        kept: By camera, uint8, shape (N, shifts, channels, cells).
+        success: Whether each shows success, shape (N,).
+        episode: What belongs together, shape (N,).
+        judged: Whether the threshold heeds it, shape (N,).
+    """
+
+    kept: dict[str, Tensor]
+    success: NDArray[np.bool_]
+    episode: NDArray[np.int64]
+    judged: NDArray[np.bool_]
+
+    def __add__(self, more: "Seen") -> "Seen":
+        """Both; an episode of one is none of the other's."""
+        return Seen(
+            {name: torch.cat([values, more.kept[name]]) for name, values in self.kept.items()},
+            np.concatenate([self.success, more.success]),
+            np.concatenate([self.episode, more.episode + self.episode.max() + 1]),
+            np.concatenate([self.judged, more.judged]),
+        )
+
+
+def _folds(frames: Frames | Seen) -> NDArray[np.int64]:
     """For each frame the fold that its episode is left out in; episodes with success are spread evenly."""
     with_success = np.unique(frames.episode[frames.success])
     without = np.setdiff1d(np.unique(frames.episode), with_success)

@@ -34,7 +34,24 @@ class Train:
     stores: _Stores
     out: Annotated[Path, arg(metavar="REWARD", help="Directory to write it into")]
     false_positives: Annotated[float, arg(help="Share of other frames that may be called success")] = 0.001
+    when: Annotated[
+        tuple[str, ...],
+        arg(
+            metavar="CONDITION ...",
+            help='What else must hold, for example: --when "gripper_opening < 0.05" "pose.2 > 0.1"',
+        ),
+    ] = ()
     seed: Annotated[int, arg(help="Of everything")] = 0
+
+
+@dataclass(frozen=True)
+class Mine:
+    """Find what a reward got wrong in a run's episodes, as pictures and as marked frames to train on."""
+
+    path: Annotated[Positional[Path], arg(metavar="REWARD", help="As robot-rl reward train wrote it")]
+    run: Annotated[
+        Positional[Path], arg(metavar="RUN", help="Whose episodes; on the twin the oracle knows, else people")
+    ]
 
 
 @dataclass(frozen=True)
@@ -49,12 +66,18 @@ class Test:
 def reward(
     command: Annotated[Collect, subcommand("collect")]
     | Annotated[Train, subcommand("train")]
+    | Annotated[Mine, subcommand("mine")]
     | Annotated[Test, subcommand("test")],
 ) -> int:
-    """Learned rewards: collect marked frames, train a success classifier, test it. Then: robot-rl train --reward."""
+    """Learned rewards: collect marked frames, train a success classifier, test it, mine its mistakes.
+
+    Then: robot-rl train TASK --preset pixels --reward REWARD.
+    """
     if isinstance(command, Collect):
         return _collect(command)
-    return _train(command) if isinstance(command, Train) else _test(command)
+    if isinstance(command, Train):
+        return _train(command)
+    return _mine(command) if isinstance(command, Mine) else _test(command)
 
 
 def _collect(command: Collect) -> int:
@@ -80,6 +103,7 @@ def _collect(command: Collect) -> int:
 def _train(command: Train) -> int:
     from robot_rl.progress import TrainingProgress
     from robot_rl.rewards.classifier import SuccessClassifier
+    from robot_rl.rewards.conditions import parse_conditions
     from robot_rl.rewards.frames import read_frames
     from robot_rl.rewards.mistakes import draw_mistakes
     from robot_rl.vision_config import VisionConfig
@@ -88,6 +112,7 @@ def _train(command: Train) -> int:
         raise ConfigError(f"--false-positives is {command.false_positives}; it lies between 0 and 1.")
     frames, store = read_frames(command.stores)
     task = str(store.metadata.get("task", ""))
+    parse_conditions(command.when, store.metadata.get("state_layout", {}))
     one = SuccessClassifier(store.observation_space, VisionConfig(dropout=0.1), command.seed, task)
     with TrainingProgress(f"{task}: what success looks like") as progress:
         phase = ""
@@ -100,11 +125,38 @@ def _train(command: Train) -> int:
             progress.update(step=done)
 
         scores, left_out = one.fit(frames, command.false_positives, tell)
-    stores = [str(path) for path in command.stores]
-    file = one.save(command.out, {"scores": scores.to_json(), "stores": stores, "frames": len(frames)})
+    facts = {
+        "scores": scores.to_json(), "frames": len(frames), "stores": [str(path.resolve()) for path in command.stores],
+        "false_positives": command.false_positives, "conditions": list(command.when),
+    }  # fmt: skip
+    file = one.save(command.out, facts)
     sheet = draw_mistakes(frames, left_out, one.threshold, command.out / "mistakes.png")
     print(f"On episodes that were left out: {scores}\nReward: {file}\nMost confident mistakes: {sheet}")
     print(f"Train with: robot-rl train {task} --preset pixels --reward {command.out}")
+    return 0
+
+
+def _mine(command: Mine) -> int:
+    from robot_rl.rewards.classifier import SuccessClassifier
+    from robot_rl.rewards.mining import mark, mine
+    from robot_rl.rewards.mistakes import draw_mistakes
+    from robot_rl.run_directory import RunDirectory
+    from robot_rl.store import EpisodeStore
+
+    one, facts = SuccessClassifier.load(command.path)
+    store = EpisodeStore.open(RunDirectory.open(command.run)[0].episodes)
+    frames = mine(store, one)
+    if frames is None:
+        raise ConfigError(
+            f"Nobody has said of any episode of {command.run} whether it succeeded. On the twin the oracle does, in "
+            "runs with --reward; else say success or failure from the device (--teleop)."
+        )
+    mark(store, frames)
+    probability = one.probabilities(frames)
+    sheet = draw_mistakes(frames, probability, one.threshold, command.path / "mined.png")
+    wrong = (probability >= one.threshold) != frames.success
+    print(f"{len(frames)} frames, {int(wrong.sum())} of them wrongly called: marked in {store.path}\nPictures: {sheet}")
+    print(f"Train anew with: robot-rl reward train {' '.join(facts['stores'])} {store.path} --out {command.path}-2")
     return 0
 
 

@@ -40,6 +40,17 @@ class Frames:
         """N."""
         return len(self.success)
 
+    @classmethod
+    def joined(cls, parts: Sequence["Frames"]) -> "Frames":
+        """Several as one; an episode of one part is none of another's."""
+        before = np.cumsum([0, *(int(part.episode.max()) + 1 for part in parts)])
+        return cls(
+            {name: np.concatenate([part.pictures[name] for part in parts]) for name in parts[0].pictures},
+            np.concatenate([part.success for part in parts]),
+            np.concatenate([part.episode + first for part, first in zip(parts, before, strict=False)]),
+            [place for part in parts for place in part.where],
+        )
+
     def of(self, rows: NDArray[Any]) -> "Frames":
         """Some of them."""
         pictures = {name: values[rows] for name, values in self.pictures.items()}

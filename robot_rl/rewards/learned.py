@@ -1,5 +1,7 @@
 """A learned reward in place of the task's own: success is what the classifier says, and ends the episode."""
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, SupportsFloat
 
 import gymnasium as gym
@@ -7,7 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robot_rl.environments import Env, make
-from robot_rl.rewards.classifier import SuccessClassifier
+from robot_rl.errors import ConfigError
+from robot_rl.rewards.classifier import FILE, SuccessClassifier
+from robot_rl.rewards.conditions import parse_conditions
 
 __all__ = ["LearnedReward", "make_with_reward"]
 
@@ -15,52 +19,77 @@ Step = tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]
 
 
 class LearnedReward(gym.Wrapper[Any, NDArray[np.float32], Any, NDArray[np.float32]]):
-    """Reward 1 and the end where the classifier is sure for some steps on end.
+    """Reward 1 and the end where the classifier is sure for some steps on end, and its conditions hold.
 
     The environment's own verdict goes unheard into `info["oracle_success"]`, where it has one (`env.reward=external`).
+    A reward that is trained anew meanwhile counts from the next episode on.
 
     Args:
         env: Made with `reward="external"`.
-        classifier: Who judges.
+        path: Of the reward (`robot-rl reward train`).
         steps: That it must be sure for, one after another: a flicker is no success.
 
     Raises:
-        ConfigError: The classifier was trained on other cameras.
+        ConfigError: The classifier was trained on other cameras, or a condition names what the state does not hold.
+        StoreError: There is no reward, or it is damaged.
     """
 
-    def __init__(self, env: Env, classifier: SuccessClassifier, steps: int = 2) -> None:
+    def __init__(self, env: Env, path: str | Path, steps: int = 2) -> None:
         super().__init__(env)
-        classifier.check_fits(env.observation_space)
-        self._classifier, self._steps, self._sure = classifier, steps, 0
+        self._file, self._steps, self._sure = Path(path) / FILE, steps, 0
+        self._stamp = (0, 0)
+        self._refresh()
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Begin an episode."""
         self._sure = 0
+        self._refresh()
         return self.env.reset(seed=seed, options=options)
 
     def step(self, action: NDArray[np.float32]) -> Step:
-        """One step, judged."""
-        observation, _, terminated, truncated, info = self.env.step(action)
-        probability = self._classifier.probability(observation)
-        self._sure = self._sure + 1 if probability >= self._classifier.threshold else 0
+        """One step, judged; what a person says of it stands."""
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        if "label" in info:
+            return observation, reward, terminated, truncated, info
+        probability = self.classifier.probability(observation)
+        held = all(condition.holds(observation["state"]) for condition in self._conditions)
+        self._sure = self._sure + 1 if held and probability >= self.classifier.threshold else 0
         success = self._sure >= self._steps
         info.update(success=success, success_probability=probability)
         return observation, float(success), terminated or success, truncated and not success, info
 
+    def _refresh(self) -> None:
+        try:
+            status = self._file.stat()
+            stamp = (status.st_mtime_ns, status.st_ino)
+        except OSError:
+            stamp = (-1, -1)  # loading says what is wrong
+        if stamp == self._stamp:
+            return
+        self.classifier, facts = SuccessClassifier.load(self._file.parent)
+        self.classifier.check_fits(self.env.observation_space)
+        layout: Mapping[str, Any] = getattr(self.env.unwrapped, "state_layout", {})
+        self._conditions = parse_conditions(facts.get("conditions", ()), layout)
+        self._stamp = stamp
 
-def make_with_reward(task: str, options: dict[str, Any], reward: str) -> Env:
+
+def make_with_reward(task: str, options: dict[str, Any], reward: str | Path) -> Env:
     """An environment with the learned reward that lies at `reward`; with the task's own where that is empty.
 
     Raises:
         ConfigError: As `robot_rl.environments.make`, or the reward does not fit.
         StoreError: There is no reward, or it is damaged.
     """
-    if not reward:
+    if not str(reward):
         return make(task, options)
-    classifier, _ = SuccessClassifier.load(reward)
+    if options.get("reward", "external") != "external":
+        raise ConfigError(
+            f"env.reward={options['reward']} and a learned reward at {reward}: one of the two can say what success is."
+        )
+    SuccessClassifier.load(reward)  # what is wrong with it is said before a cell is opened
     env = make(task, {**options, "reward": "external"})
     try:
-        return LearnedReward(env, classifier)
+        return LearnedReward(env, reward)
     except Exception:
         env.close()
         raise

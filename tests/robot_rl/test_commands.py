@@ -205,7 +205,8 @@ def test_tasks_and_help_list_what_exists(capsys):
 
 
 def test_every_command_has_help():
-    for name, function in cli.commands().items():
+    for name, load in cli.commands().items():
+        function = load()
         assert (function.__doc__ or "").strip(), name
 
 

@@ -6,9 +6,10 @@ import sys
 import pytest
 
 from robot_rl import cli
+from robot_rl.beside import working_beside
 from robot_rl.config import overlay, preset
 from robot_rl.errors import ConfigError
-from robot_rl.evaluator import EPISODES, Evaluator, evaluating_beside
+from robot_rl.evaluator import EPISODES, Evaluator
 from robot_rl.metrics import read_metrics
 from robot_rl.policy import Policy
 from robot_rl.progress import TrainingProgress
@@ -77,9 +78,9 @@ def test_training_starts_one_beside_and_ends_it(run, monkeypatch):
 
     monkeypatch.setattr(subprocess, "Popen", popen)
     directory, config = RunDirectory.open(run)
-    with evaluating_beside(config, directory, QUIET):
+    with working_beside(config, directory, QUIET):
         assert not started
-    with evaluating_beside(overlay(config, {"eval_every": 50}, "here"), directory, QUIET):
+    with working_beside(overlay(config, {"eval_every": 50}, "here"), directory, QUIET):
         assert started[0].args[:4] == [sys.executable, "-m", "robot_rl.cli", "evaluator"]
     assert started[0].returncode is not None
 

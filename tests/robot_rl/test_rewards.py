@@ -11,7 +11,7 @@ from robot_rl.rewards import SuccessClassifier, read_frames
 from robot_rl.rewards.classifier import _folds
 from robot_rl.rewards.collecting import collect_frames
 from robot_rl.rewards.frames import MARK
-from robot_rl.rewards.learned import make_with_reward
+from robot_rl.rewards.learned import LearnedReward, make_with_reward
 from robot_rl.rewards.scores import score, threshold_at
 from robot_rl.vision_config import VisionConfig
 
@@ -113,9 +113,9 @@ def test_it_ends_the_episode_and_the_oracle_is_only_heard(trained):
     env = make_with_reward("reach", {"observations": "vision", **SMALL}, str(path))
     try:
         classifier = env
-        while not hasattr(classifier, "_classifier"):
+        while not isinstance(classifier, LearnedReward):
             classifier = classifier.env
-        classifier._classifier.threshold = 2.0  # never
+        classifier.classifier.threshold = 2.0  # never
         env.reset(seed=0)
         expert = env.unwrapped.expert(np.random.default_rng(0), 0.0)
         oracle, over = [], False
@@ -126,7 +126,7 @@ def test_it_ends_the_episode_and_the_oracle_is_only_heard(trained):
         assert any(oracle), "the marker was reached"
         assert truncated
         assert not terminated
-        classifier._classifier.threshold = 0.0  # always: after as many steps as it must be sure for
+        classifier.classifier.threshold = 0.0  # always: after as many steps as it must be sure for
         env.reset(seed=0)
         assert env.step(np.zeros(6, np.float32))[1:4] == (0.0, False, False)
         _, reward, terminated, truncated, info = env.step(np.zeros(6, np.float32))
