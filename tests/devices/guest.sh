@@ -24,9 +24,9 @@ download() {
     local kernel
     rm -rf "$build"
     mkdir -p "$build"
-    kernel=$(apt-cache depends linux-image-amd64 | awk '$2 ~ /^linux-image-[0-9]/ {print $2; exit}')
+    kernel=$(apt-cache depends linux-image-amd64 | awk '$2 ~ /^linux-image-[0-9]/ {print $2; exit}') || true
     (cd "$build" && apt-get download "$kernel" busybox-static) >"$build/apt.log" 2>&1 ||
-        fail "Debian's linux-image-amd64 and busybox-static cannot be downloaded: $(tail -n 1 "$build/apt.log")"
+        fail "cannot download linux-image-amd64, busybox-static (Debian; sudo apt-get update?): $(tail -n 1 "$build/apt.log")"
     unpack busybox-static bin/busybox
     # The modules that init loads, and the folders of those that they need.
     unpack "$kernel" 'vmlinuz-*' 'drivers/virtio/*' 'net/9p/*' 'fs/9p/*' 'fs/netfs/*' 'fs/*cache*' \
