@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup train test check
+.PHONY: help setup train test test-devices check
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -15,7 +15,7 @@ WORKERS ?= 2
 TASK ?= pick_cube
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 21
 
 setup: $(SETUP_DONE) $(GL_DONE) $(KERNELS_DONE) ## virtual environment, dependencies, OpenGL (nothing to do the second time)
 
@@ -29,6 +29,9 @@ train: setup ## learn pick_cube on the twin, evaluate it, say where video and cu
 
 test: setup ## the whole test suite on two workers (WORKERS=..., ARGS="...")
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+
+test-devices: setup ## SpaceMouse and gamepad on a real kernel, in a QEMU guest: a minute (ARGS="...")
+	@tests/devices/guest.sh $(BIN)/python $(ARGS)
 
 check: setup ## formatting, lint and types
 	@echo "== ruff format" && $(BIN)/ruff format --check .

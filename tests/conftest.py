@@ -14,7 +14,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 import hypothesis
 import pytest
 
-MARKERS = ("hardware", "gpu", "ros", "slow")
+MARKERS = ("hardware", "gpu", "ros", "slow", "devices")
 
 # Tests assert no wall-clock time, and a shared machine is slow when it likes.
 hypothesis.settings.register_profile("robot_rl", deadline=None, print_blob=True)

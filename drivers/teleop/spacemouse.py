@@ -10,12 +10,12 @@ from robot_rl.errors import DeviceConnectionError, DeviceFaultError
 
 __all__ = ["SpaceMouse"]
 
-MOST_EVENTS = 64  # of one poll
+KERNEL_KEEPS = 63  # reports that nobody has read; what comes after them is dropped (HIDRAW_BUFFER_SIZE)
 PERMISSION = (
     "Plug it in, and let your user read it: put\n"
-    '  KERNEL=="hidraw*", SUBSYSTEM=="hidraw", ATTRS{idVendor}=="256f", MODE="0660", TAG+="uaccess"\n'
-    "into /etc/udev/rules.d/70-spacemouse.rules, run: sudo udevadm control --reload && sudo udevadm trigger, and plug "
-    "it in again."
+    '  KERNEL=="hidraw*", KERNELS=="*:256F:*|*:046D:C62?.*", MODE="0660", GROUP="input", TAG+="uaccess"\n'
+    "into /etc/udev/rules.d/70-spacemouse.rules, run: sudo udevadm control --reload, and plug it in again (over SSH "
+    "also: sudo usermod -aG input $USER, then log in anew)."
 )
 
 
@@ -48,7 +48,7 @@ class SpaceMouse:
         Raises:
             DeviceConnectionError: pyspacemouse or hidapi is missing, or no mouse is there or may be read.
         """
-        if ctypes.util.find_library("hidapi-hidraw") is None and ctypes.util.find_library("hidapi-libusb") is None:
+        if ctypes.util.find_library("hidapi-hidraw") is None:
             raise DeviceConnectionError(
                 "A SpaceMouse needs the hidapi library: sudo apt-get install libhidapi-hidraw0."
             )
@@ -71,18 +71,22 @@ class SpaceMouse:
         self._names = [self._device.get_button_name(i).lower() for i in range(len(self._device.info.button_specs))]
 
     def poll(self) -> Raw:
-        """All events that have come since the last poll.
+        """All events that have come since the last poll. After more than the kernel keeps, it counts as at rest.
 
         Raises:
             DeviceFaultError: It was unplugged.
         """
         try:
             state, stamp = self._device.read(), None
-            for _ in range(MOST_EVENTS):
+            for _ in range(KERNEL_KEEPS):
                 if state.t == stamp:
                     break
                 stamp, state = state.t, self._device.read()
+            else:
+                self.open()  # anew: that it was let go of may be among the reports that were dropped
+                return Raw()
         except Exception as error:
+            self.close()  # while it is open, nothing plugged in gets its path
             raise DeviceFaultError(f"reading failed: {error}") from error
         deflection = (state.x, state.y, state.z, state.roll, state.pitch, state.yaw)
         return Raw(tuple(float(v) for v in deflection), self._held(list(state.buttons)))
