@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from robot_rl.data import lerobot_layout as layout
-from robot_rl.errors import ConfigError, StoreError
+from robot_rl.data.episodes import episodes_to_export
+from robot_rl.errors import StoreError
 from robot_rl.observation import ObservationLayout
 from robot_rl.store import EpisodeStore
 from robot_rl.store_records import EpisodeRecord
@@ -50,11 +51,7 @@ def export_lerobot(
         StoreError: The disk failed.
     """
     out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"{out} exists and is not empty; nothing in it was touched.")
-    records = [record for record in store.episode_table() if record.closed and record.length]
-    if not records:
-        raise ConfigError(f"{store.path} has no finished episode to export.")
+    records = episodes_to_export(store, out)
     try:
         return _Export(store, out, robot_type).run(records, on_episode)
     except OSError as error:
