@@ -38,7 +38,7 @@ from robot_rl.geometry import quat_from_matrix, quat_from_rotvec
 from robot_rl.observation import ROOT, ObservationLayout
 from robot_rl.store import EpisodeStore
 from robot_rl.store_layout import SOURCES
-from robot_rl.store_records import EpisodeRecord
+from robot_rl.store_records import EpisodeRecord, row_times
 
 __all__ = ["export_rosbag2"]
 
@@ -97,7 +97,7 @@ class _Bag:
         said = {"episode": record.index, "success": record.success, "sources": record.sources}
         self._writer.set_custom_data("robot_rl", json.dumps({**said, "metadata": self._store.metadata}))
         with self._writer:
-            for i, time_s in enumerate(_times(rows["time"], record.length)):
+            for i, time_s in enumerate(row_times(rows["time"], record.length)):
                 second = int(time_s // 1)
                 self._now = (second, round((time_s - second) * 1e9))
                 if i < record.length:
@@ -187,9 +187,3 @@ class _Bag:
             self._connections[topic] = self._writer.add_connection(topic, kind, typestore=self._typestore)
         data = self._typestore.serialize_cdr(self._make(kind, **fields), kind)
         self._writer.write(self._connections[topic], second * 10**9 + nanosecond, data)
-
-
-def _times(times: NDArray[np.float64], steps: int) -> list[float]:
-    """When each row is, [s], UNIX: the steps' own times, and the last observation's."""
-    apart = float(np.median(np.diff(times[:steps]))) if steps > 1 else 0.0
-    return [*times[:steps].tolist(), float(times[steps - 1]) + apart]
