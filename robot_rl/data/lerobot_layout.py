@@ -15,7 +15,7 @@ frame where another one begins has an `interjection` of the user's in the column
 A frame is an observation and the action taken there; an episode of T steps has T frames. What the last action led to
 has no place in the format, so it lies in a file of its own.
 Source: the format's description and huggingface/lerobot: 0.4 `datasets/utils.py`, 0.6 `datasets/language.py`.
-Their own `LeRobotDataset` (0.4.4 without pictures, 0.6.1 with) was seen to load what is written here, number for number.
+Their own `LeRobotDataset` (0.4.4 without pictures, 0.6.1 with) was seen to load it, number for number.
 """
 
 from pathlib import Path
