@@ -1,7 +1,9 @@
 """Rerun: what its own reader finds in a file, and at a viewer's port, is what the store holds."""
 
 import contextlib
+import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -64,7 +66,8 @@ def test_a_viewer_that_listens_is_logged_to(store, tmp_path):
         port = probe.getsockname()[1]
     file = tmp_path / "received.rrd"
     command = [RERUN, "--save", str(file), "--bind", "127.0.0.1", "--port", str(port)]
-    viewer = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    viewer = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                              start_new_session=True)  # fmt: skip
     try:
         while True:
             with socket.socket() as probe:
@@ -82,7 +85,7 @@ def test_a_viewer_that_listens_is_logged_to(store, tmp_path):
                     break
             time.sleep(0.1)
     finally:
-        viewer.terminate()
+        os.killpg(viewer.pid, signal.SIGTERM)  # the program is a script that starts the real one
         viewer.wait()
     assert_whole(file, store)
 
