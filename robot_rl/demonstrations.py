@@ -1,5 +1,6 @@
 """Demonstrations: episodes of a competent operator, recorded before training."""
 
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -117,6 +118,7 @@ def _record_into(
                     "next_observation": observation,
                     "success": succeeded(info),
                     "source": info.get("source", source),
+                    "time": time.time(),
                 }
             )
             over = terminated or truncated

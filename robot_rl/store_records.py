@@ -85,3 +85,15 @@ def extend_records(
             )
         )
     return records
+
+
+def row_times(times: NDArray[np.float64], steps: int) -> list[float]:
+    """When each row of an episode is, [s], UNIX: the steps' own times; the last observation, which has none of its
+    own, comes after the median time between steps.
+
+    Args:
+        times: The column `time` of all its rows, shape (steps + 1,).
+        steps: Steps taken.
+    """
+    apart = float(np.median(np.diff(times[:steps]))) if steps > 1 else 0.0
+    return [*times[:steps].tolist(), float(times[steps - 1]) + apart]

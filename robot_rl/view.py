@@ -11,6 +11,7 @@ from tyro.conf import Positional, arg
 
 from robot_rl.errors import ConfigError
 from robot_rl.observation import ROOT, ObservationLayout
+from robot_rl.rerun_log import RerunLog, log_store
 from robot_rl.store import EpisodeStore
 from robot_rl.store_labels import label_names
 from robot_rl.store_layout import SOURCES
@@ -138,9 +139,17 @@ def serve(view: StoreView, port: int = PORT) -> tuple[Any, int]:
 def view(
     path: Annotated[Positional[Path], arg(metavar="STORE", help="An episode store, or a run directory with episodes/")],
     port: Annotated[int, arg(help="Of the page, on loopback")] = PORT,
+    rerun: Annotated[bool, arg(help="In Rerun in place of the page; needs 'robot-rl[log]'")] = False,
+    rerun_file: Annotated[Path | None, arg(metavar="OUT.rrd", help="Write it for Rerun in place of showing it")] = None,
 ) -> int:
     """Look through a store in the browser: frames, state, action, wrench and reward, whose steps they were."""
-    server, port = serve(StoreView(path), port)
+    shown = StoreView(path)
+    if rerun or rerun_file is not None:
+        with RerunLog(str(path), file=rerun_file) as log:
+            log_store(log, shown.store)
+        print(f"{shown.store.episodes} episodes: {rerun_file or 'the viewer'}")
+        return 0
+    server, port = serve(shown, port)
     print(f"Look at http://127.0.0.1:{port}   (Ctrl-C ends it)", flush=True)
     try:
         while True:

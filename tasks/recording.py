@@ -8,6 +8,7 @@ by itself.
 import shutil
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -79,6 +80,7 @@ class Recorder:
         screen: What the person sees.
         metadata: Written into a new store: `task`, `env` (its options), `operator`.
         keep_failures: Keep episodes that failed too.
+        on_step: Told of each step: the observation it was taken from, and what `EpisodeStore.append` was given.
 
     Attributes:
         summary: Of the session so far.
@@ -98,10 +100,11 @@ class Recorder:
         *,
         metadata: dict[str, Any],
         keep_failures: bool = False,
+        on_step: Callable[[Any, dict[str, Any]], None] = lambda _observation, _step: None,
     ) -> None:
         self.env, self._device, self._screen = env, device, screen
         self._robot = cast("RobotEnv", env.unwrapped)
-        self._metadata, self._keep_failures = metadata, keep_failures
+        self._metadata, self._keep_failures, self._on_step = metadata, keep_failures, on_step
         self.path, self._current = Path(path), Path(f"{path}.current")
         if self.path.exists():
             self.store = EpisodeStore.open(self.path, write=True)
@@ -167,6 +170,7 @@ class Recorder:
             over, observation = False, first
             while not over:
                 begun, idle = time.monotonic(), self._idle()
+                before = observation
                 observation, reward, terminated, truncated, info = self.env.step(idle)
                 over = terminated or truncated or self.stop_requested
                 step: dict[str, Any] = {
@@ -177,6 +181,7 @@ class Recorder:
                 journal.append(**step)
                 journal.commit()
                 steps.append(step)
+                self._on_step(before, step)
                 self.summary.steps += 1
                 self.summary.periods_s.append(time.monotonic() - begun)
                 self._look_at_cameras()

@@ -160,20 +160,28 @@ def record(  # noqa: PLR0913 (the command line's options)
     cell: Cell = "twin",
     rehearse: Rehearse = False,
     port: Port = 8060,
+    rerun: Annotated[bool, arg(help="Also show pictures and curves, live, in Rerun; needs 'robot-rl[log]'")] = False,
+    rerun_file: Annotated[Path | None, arg(metavar="OUT.rrd", help="Write them for Rerun in place of showing")] = None,
     set: Set = (),  # noqa: A002 (the flag's name)
 ) -> int:
     """Record demonstrations by hand; a crash loses nothing, and the same command goes on where it ended."""
     from robot_rl.environments import store_metadata
+    from robot_rl.rerun_log import RerunLog
     from tasks.recording import Recorder
 
     if episodes < 1:
         raise ConfigError(f"--episodes is {episodes}; it must be at least 1.")
     path = Path("demos") / task if out is None else out
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _at_hand(task, device, frame, yaw_deg, cell, rehearse, port, set) as (env, hand, page, options):
+    shown = RerunLog(str(path), file=rerun_file) if rerun or rerun_file else None
+    with (
+        shown or contextlib.nullcontext(),
+        _at_hand(task, device, frame, yaw_deg, cell, rehearse, port, set) as (env, hand, page, options),
+    ):
         screens = Screens(TerminalScreen(beep=beep, speak=speak), *([page] if page else []))
         metadata = {**store_metadata(env, task, options), "operator": operator or getpass.getuser()}
-        recorder = Recorder(env, hand, path, screens, metadata=metadata, keep_failures=keep_failures)
+        watching = {"on_step": _into(shown, env.unwrapped, metadata["state_layout"])} if shown else {}
+        recorder = Recorder(env, hand, path, screens, metadata=metadata, keep_failures=keep_failures, **watching)
         try:
             if recorder.left_behind:
                 print(
@@ -188,6 +196,17 @@ def record(  # noqa: PLR0913 (the command line's options)
     print(summary)
     print(f"Train with: robot-rl train {task} --demos {path}")
     return 0
+
+
+def _into(log: Any, robot: Any, parts: Any) -> Any:
+    """Recorded steps as they come, and what the cameras see where that is not observed."""
+    log.parts = parts
+
+    def step(observation: Any, taken: dict[str, Any]) -> None:
+        seen = {} if "images" in observation else {n: c.read().image for n, c in robot.cell.cameras.items()}
+        log.step(taken["time"], observation, {**taken, "instruction": robot.instruction}, seen)
+
+    return step
 
 
 def replay(

@@ -17,7 +17,16 @@ ALLOWED = {
     "drivers": {"robot_rl": {"geometry", "errors"}},
     "tasks": {
         "drivers": ALL,
-        "robot_rl": {"geometry", "errors", "operators", "store", "demonstrations", "environments", "assignments"},
+        "robot_rl": {
+            "geometry",
+            "errors",
+            "operators",
+            "store",
+            "demonstrations",
+            "environments",
+            "assignments",
+            "rerun_log",
+        },
     },
     "calibration": {"drivers": ALL, "robot_rl": {"geometry", "errors"}},
 }

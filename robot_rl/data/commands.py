@@ -1,9 +1,9 @@
-"""`robot-rl data`: stores out to LeRobot datasets, and in from them."""
+"""`robot-rl data`: stores out to LeRobot datasets and rosbag2 bags, and in from the former."""
 
 import json as json_format
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg, subcommand
 
@@ -15,11 +15,14 @@ __all__ = ["data"]
 
 @dataclass(frozen=True)
 class Export:
-    """Write a store as a LeRobotDataset v3.0: parquet, mp4, statistics."""
+    """Write a store as a LeRobotDataset v3.0 (parquet, mp4, statistics), or as rosbag2 bags (MCAP), one an episode."""
 
     store: Annotated[Positional[Path], arg(metavar="STORE", help="An episode store, or a run directory with episodes/")]
-    out: Annotated[Positional[Path], arg(metavar="DATASET", help="Directory to make")]
-    robot_type: Annotated[str, arg(help="Written into info.json; the environment's arm by default")] = ""
+    out: Annotated[Positional[Path], arg(metavar="OUT", help="Directory to make")]
+    format: Annotated[Literal["lerobot", "rosbag2"], arg(help="What to write; rosbag2 needs 'robot-rl[ros]'")] = (
+        "lerobot"
+    )
+    robot_type: Annotated[str, arg(help="LeRobot: written into info.json; the environment's arm by default")] = ""
 
 
 @dataclass(frozen=True)
@@ -45,21 +48,26 @@ def data(
     | Annotated[Import, subcommand("import")]
     | Annotated[Report, subcommand("report")],
 ) -> int:
-    """Data out and in (LeRobot datasets v3.0), and a report on how good it is."""
+    """Data out (LeRobot datasets v3.0, rosbag2) and in (LeRobot), and a report on how good it is."""
     if isinstance(command, Report):
         return _report(command)
-    from robot_rl.data import export_lerobot, import_lerobot
+    from robot_rl.data import export_lerobot, export_rosbag2, import_lerobot
 
-    with TrainingProgress("LeRobot dataset") as progress:
+    with TrainingProgress(getattr(command, "format", "lerobot")) as progress:
         progress.phase("episodes")
-        if isinstance(command, Export):
-            store = _open(command.store)
-            export_lerobot(
-                store, command.out, robot_type=command.robot_type, on_episode=lambda done, _: progress.update(step=done)
-            )
-        else:
-            store = import_lerobot(command.dataset, command.out, on_episode=lambda done, _: progress.update(step=done))
+
+        def count(done: int, _: int) -> None:
+            progress.update(step=done)
+
+        if isinstance(command, Import):
+            store = import_lerobot(command.dataset, command.out, on_episode=count)
             store.close()
+        elif command.format == "rosbag2":
+            store = _open(command.store)
+            export_rosbag2(store, command.out, on_episode=count)
+        else:
+            store = _open(command.store)
+            export_lerobot(store, command.out, robot_type=command.robot_type, on_episode=count)
     print(f"{store.episodes} episodes: {command.out}")
     return 0
 

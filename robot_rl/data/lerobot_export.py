@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from robot_rl.data import lerobot_layout as layout
-from robot_rl.errors import ConfigError, StoreError
+from robot_rl.data.episodes import episodes_to_export
+from robot_rl.errors import StoreError
 from robot_rl.observation import ObservationLayout
 from robot_rl.store import EpisodeStore
 from robot_rl.store_records import EpisodeRecord
@@ -50,11 +51,7 @@ def export_lerobot(
         StoreError: The disk failed.
     """
     out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"{out} exists and is not empty; nothing in it was touched.")
-    records = [record for record in store.episode_table() if record.closed and record.length]
-    if not records:
-        raise ConfigError(f"{store.path} has no finished episode to export.")
+    records = episodes_to_export(store, out)
     try:
         return _Export(store, out, robot_type).run(records, on_episode)
     except OSError as error:
@@ -73,6 +70,7 @@ class _Export:
         self.robot_type = robot_type or str(store.metadata.get("env", {}).get("arm", "fr3"))
         self.tasks: dict[str, int] = {}
         self.episodes: list[dict[str, Any]] = []
+        self.changes = False  # of what is asked for, within an episode
         self.statistics: dict[str, list[dict[str, list[Any]]]] = {}
         self.finals: list[dict[str, Any]] = []
 
@@ -80,11 +78,12 @@ class _Export:
         """Frames, videos, then what is said about them."""
         videos = {key: _Video(self.out, key, self.fps) for key in self.cameras}
         tables: list[pa.Table] = []
+        self.changes = any(len(set(self._asked(record))) > 1 for record in records)
         first = 0
         for number, record in enumerate(records):
             frames, pictures = self._frames(number, record, first)
             row: dict[str, Any] = {
-                "episode_index": number, "tasks": [record.instruction], "length": record.length,
+                "episode_index": number, "tasks": list(dict.fromkeys(self._asked(record))), "length": record.length,
                 "data/chunk_index": 0, "data/file_index": 0,
                 "dataset_from_index": first, "dataset_to_index": first + record.length,
                 "meta/episodes/chunk_index": 0, "meta/episodes/file_index": 0,
@@ -94,7 +93,7 @@ class _Export:
             for name, values in {**frames, **pictures}.items():
                 for what, numbers in self._count(name, np.asarray(values)).items():
                     row[f"stats/{name}/{what}"] = numbers
-            tables.append(self._table(frames))
+            tables.append(self._table(frames, self._asked(record)))
             self.episodes.append(row)
             first += record.length
             on_episode(number + 1, len(records))
@@ -110,7 +109,7 @@ class _Export:
         """An episode's columns, and its pictures by camera; its last observation is set aside."""
         rows, steps = self.store.read(record.start, record.stop), record.length
         state = np.concatenate([rows[n].reshape(len(rows[n]), -1) for n in self.vectors], 1).astype(np.float32)
-        task = self.tasks.setdefault(record.instruction, len(self.tasks))
+        asked = [self.tasks.setdefault(text, len(self.tasks)) for text in self._asked(record)]
         index = np.arange(steps)
         frames = {
             layout.STATE: state[:steps],
@@ -124,7 +123,7 @@ class _Export:
             "frame_index": index,
             "episode_index": np.full(steps, number),
             "index": first + index,
-            "task_index": np.full(steps, task),
+            "task_index": np.array(asked),
         }
         pictures = {key: rows[name][:steps] for key, name in self.cameras.items()}
         final = {key: _png(rows[name][steps]) for key, name in self.cameras.items()}
@@ -139,12 +138,17 @@ class _Export:
         )
         return frames, pictures
 
+    def _asked(self, record: EpisodeRecord) -> list[str]:
+        """What was asked for at each step."""
+        index = self.store.read(record.start, record.start + record.length, ["instruction"])["instruction"]
+        return [self.store.instructions[i] for i in index.tolist()]
+
     def _count(self, name: str, values: NDArray[Any]) -> dict[str, list[Any]]:
         counted = layout.statistics(values)
         self.statistics.setdefault(name, []).append(counted)
         return counted
 
-    def _table(self, frames: dict[str, NDArray[Any]]) -> pa.Table:
+    def _table(self, frames: dict[str, NDArray[Any]], asked: list[str]) -> pa.Table:
         columns: dict[str, pa.Array] = {}
         for name, values in frames.items():
             if values.ndim == 2:
@@ -152,6 +156,10 @@ class _Export:
                 columns[name] = pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
             else:
                 columns[name] = pa.array(values)
+        if self.changes:
+            before = [asked[0], *asked]
+            said = [[layout.interjection(new)] if new != old else [] for old, new in zip(before, asked, strict=False)]
+            columns[layout.EVENTS] = pa.array(said, layout.EVENTS_TYPE)
         return pa.table(columns)
 
     def _write_meta(self, frames: int) -> None:
@@ -192,6 +200,8 @@ class _Export:
         features |= {
             n: {"dtype": d, "shape": [1], "names": None} for n, d in {**layout.SCALARS, **layout.INDICES}.items()
         }
+        if self.changes:
+            features[layout.EVENTS] = {"dtype": "language", "shape": [1], "names": None}
         for key, name in self.cameras.items():
             height, width, _ = ObservationLayout(self.store.observation_space).leaves[name].shape
             features[key] = {

@@ -25,7 +25,8 @@ def import_lerobot(
 ) -> EpisodeStore:
     """Write a LeRobotDataset v3.0 as a store.
 
-    The state becomes `state`, each camera `images/<name>`. What the last action of an episode led to is not in the
+    The state becomes `state`, each camera `images/<name>`. The instruction follows a frame's task and what a user
+    interjects (`language_events`), whichever was said last. What the last action of an episode led to is not in the
     format: where `meta/robot_rl.parquet` has it, it is taken from there, else the last observation stands twice.
     Without a reward column an episode counts as a success and its last step is rewarded; without sources its steps are
     a person's. Actions outside [-1, 1] are scaled by the dataset's largest, and the store's metadata says by what.
@@ -98,7 +99,8 @@ def _write(
         last = {n: _picture(final[f"{layout.IMAGES}{n}"]) for n in pictures}
         return _observation(np.array(final[layout.STATE], np.float32), last)
 
-    store.begin_episode(seen(0), instruction=texts[int(part["task_index"][0])])
+    asked = _asked(part, texts)
+    store.begin_episode(seen(0), instruction=asked[0])
     rewards = part.get("next.reward") or [*[0.0] * (count - 1), 1.0]
     successes = part.get("next.success") or [*[False] * (count - 1), True]
     terminated = final["terminated"] if final is not None else bool(successes[-1])
@@ -108,10 +110,20 @@ def _write(
             action=action[i], reward=float(rewards[i]), terminated=ends and terminated,
             truncated=ends and not terminated, next_observation=seen(i + 1), success=bool(successes[i]),
             source=SOURCES[int(part["source"][i])] if "source" in part else "human",
-            policy_version=int(part["policy_version"][i]) if "policy_version" in part else 0,
+            policy_version=int(part["policy_version"][i]) if "policy_version" in part else 0, instruction=asked[i],
             time=final["time"][i] if final is not None else float(part["timestamp"][i]),
         )  # fmt: skip
     store.commit()
+
+
+def _asked(part: dict[str, list[Any]], texts: dict[int, str]) -> list[str]:
+    """What is asked for at each frame of an episode."""
+    tasks, asked = part["task_index"], list[str]()
+    for i, task in enumerate(tasks):
+        events: list[dict[str, Any]] = (part[layout.EVENTS][i] if layout.EVENTS in part else None) or []
+        said = [e["content"] for e in events if e["style"] == "interjection" and e["role"] == "user" and e["content"]]
+        asked.append(said[-1] if said else asked[-1] if i and task == tasks[i - 1] else texts[int(task)])
+    return asked
 
 
 def _info(root: Path) -> dict[str, Any]:

@@ -8,15 +8,21 @@
     videos/<camera>/chunk-000/file-000.mp4       episodes one after another
     meta/robot_rl.parquet                        ours, which others pass over: the last observation of each episode
 
+What is asked for may change within an episode. Then `task_index` is that of the text in force at each frame, and the
+frame where another one begins has an `interjection` of the user's in the column `language_events`, which only
+`lerobot` 0.6 and newer read; a dataset where nothing changes has no such column.
+
 A frame is an observation and the action taken there; an episode of T steps has T frames. What the last action led to
 has no place in the format, so it lies in a file of its own.
-Source: the format's description and `lerobot` 0.4 (huggingface/lerobot), `datasets/utils.py`.
+Source: the format's description and huggingface/lerobot: 0.4 `datasets/utils.py`, 0.6 `datasets/language.py`.
+Their own `LeRobotDataset` (0.4.4 without pictures, 0.6.1 with) was seen to load it, number for number.
 """
 
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 VERSION = "v3.0"
@@ -45,6 +51,19 @@ INDICES = {
     "index": "int64",
     "task_index": "int64",
 }
+
+EVENTS = "language_events"
+EVENTS_TYPE = pa.list_(
+    pa.struct(
+        [pa.field(name, pa.string()) for name in ("role", "content", "style", "camera")]
+        + [pa.field("tool_calls", pa.list_(pa.string()))]
+    )
+)
+
+
+def interjection(text: str) -> dict[str, Any]:
+    """The event that a person asks for something else."""
+    return {"role": "user", "content": text, "style": "interjection", "camera": None, "tool_calls": None}
 
 
 def place(root: Path, pattern: str, file_index: int, **names: str) -> Path:

@@ -1,5 +1,6 @@
 """Recording: only successes are kept, what is stored can be repeated, and the same seed records the same."""
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -61,6 +62,26 @@ def test_the_same_seed_records_the_same_bytes(tmp_path):
         stores.append({k: v.tobytes() for k, v in EpisodeStore.open(tmp_path / name).read().items() if k != "time"})
         env.close()
     assert stores[0] == stores[1]
+
+
+def test_a_step_has_the_time_it_was_taken_at(env, tmp_path):
+    """After its own action was asked for, before the next one was."""
+    asked = []
+
+    class Watched:
+        def __init__(self):
+            self.expert = scripted_expert(env, np.random.default_rng(0), 0.1)
+
+        def act(self, observation, instruction=""):
+            asked.append(time.time())
+            return self.expert.act(observation, instruction)
+
+    with record(env, Watched(), tmp_path / "d", episodes=1, seed=10, task="toy") as store:
+        (episode,) = store.episode_table()
+        times = store.read(0, episode.length)["time"]
+    asked = asked[-episode.length :]
+    assert (times >= asked).all()
+    assert (times[:-1] <= asked[1:]).all()
 
 
 class Hopeless:

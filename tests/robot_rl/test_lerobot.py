@@ -3,7 +3,9 @@
 import json
 import shutil
 
+import gymnasium as gym
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -91,6 +93,50 @@ def test_what_is_imported_trains(dataset, tmp_path):
         str(tmp_path / "run"),
     ]
     assert cli.main([*arguments, "--set", *settings]) == 0
+
+
+def test_what_is_said_within_an_episode_is_an_interjection(tmp_path):
+    """Rows as `lerobot` 0.6 has them: on the very frame, without a time of their own, the user's."""
+    space = gym.spaces.Dict({"state": gym.spaces.Box(-np.inf, np.inf, (2,), np.float32)})
+    store = EpisodeStore.create(
+        tmp_path / "store", observation_space=space, action_space=gym.spaces.Box(-1, 1, (3,), np.float32),
+        metadata={"control_period_s": 0.1},
+    )  # fmt: skip
+    said = [[None, "a bit to the left", None, "go on", "insert"], [None, None]]
+    for texts in said:
+        store.begin_episode({"state": np.zeros(2, np.float32)}, instruction="insert")
+        for i, text in enumerate(texts):
+            store.append(action=np.zeros(3), reward=0.0, terminated=False, truncated=i == len(texts) - 1,
+                         next_observation={"state": np.full(2, i, np.float32)}, instruction=text)  # fmt: skip
+    store.close()
+    assert cli.main(["data", "export", str(store.path), str(tmp_path / "dataset")]) == 0
+    table = pq.read_table(tmp_path / "dataset/data/chunk-000/file-000.parquet").to_pydict()
+
+    def row(text):
+        return {"role": "user", "content": text, "style": "interjection", "camera": None, "tool_calls": None}
+
+    assert table["language_events"] == [
+        [], [row("a bit to the left")], [], [row("go on")], [row("insert")], [], []
+    ]  # fmt: skip
+    assert table["task_index"] == [0, 1, 1, 2, 0, 0, 0]
+    info = json.loads((tmp_path / "dataset/meta/info.json").read_text())
+    assert info["features"]["language_events"] == {"dtype": "language", "shape": [1], "names": None}
+    episodes = pq.read_table(tmp_path / "dataset/meta/episodes/chunk-000/file-000.parquet").to_pydict()
+    assert episodes["tasks"] == [["insert", "a bit to the left", "go on"], ["insert"]]
+
+    def asked(path):
+        opened = EpisodeStore.open(path)
+        return [opened.instructions[i] for i in opened.read(columns=["instruction"])["instruction"]]
+
+    assert cli.main(["data", "import", str(tmp_path / "dataset"), str(tmp_path / "back")]) == 0
+    assert asked(tmp_path / "back") == asked(store.path)
+
+    one_task = pq.read_table(tmp_path / "dataset/data/chunk-000/file-000.parquet")
+    where = one_task.column_names.index("task_index")
+    pq.write_table(one_task.set_column(where, "task_index", pa.array([0] * 7)),
+                   tmp_path / "dataset/data/chunk-000/file-000.parquet")  # fmt: skip
+    assert cli.main(["data", "import", str(tmp_path / "dataset"), str(tmp_path / "theirs")]) == 0
+    assert asked(tmp_path / "theirs") == asked(store.path), "others leave the task and only interject"
 
 
 def test_others_have_neither_rewards_nor_a_last_observation(dataset, tmp_path):

@@ -18,6 +18,7 @@ from robot_rl.store import EpisodeStore
 from tasks.intervention import DeviceHand, Intervention
 from tasks.recording import Recorder
 from tests.browser import CHROMIUM, Browser
+from tests.rerun_rows import rerun_rows
 
 
 class Person:
@@ -189,6 +190,26 @@ def test_from_a_page_to_a_store(running, tmp_path):
     assert record.success
     actions = EpisodeStore.open(tmp_path / "demos").read(record.start, record.stop - 1, ["action"])["action"]
     assert actions[:, 0].min() < -0.8, "back, as the key says"
+
+
+def test_what_is_recorded_goes_to_rerun_too(running, tmp_path):
+    """Each step, and what the cameras saw, at the time the store has of it."""
+    process, address = running("--episodes", "1", "--rerun-file", str(tmp_path / "live.rrd"))
+    with talk(address) as socket:
+        until_state(socket, "recording", keys=["s"])
+        for _ in range(8):
+            tell(socket, ["s"])
+            socket.recv(timeout=10)
+        tell(socket, clicks=["success"])
+        said = process.communicate(timeout=60)[0]
+    assert process.returncode == 0, said
+    rows = EpisodeStore.open(tmp_path / "demos").read()
+    logged = rerun_rows(tmp_path / "live.rrd")
+    times_ns, actions = logged["/action"]
+    np.testing.assert_allclose(times_ns / 1e9, rows["time"][:-1], rtol=0, atol=1e-6)
+    np.testing.assert_array_equal(actions, rows["action"][:-1])
+    np.testing.assert_array_equal(logged["/state/wrench_tcp"][1], rows["observation/state"][:-1, 1:7])
+    assert len(logged["/cameras/front"][0]) == len(logged["/cameras/wrist"][0]) == len(actions)
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: sudo apt-get install chromium")
