@@ -46,6 +46,7 @@ class Browser:
 
     def open(self, address):
         self._ask("Page.navigate", url=address)
+        self.until("location.href !== 'about:blank' && document.readyState === 'complete'")
 
     def evaluate(self, script):
         answer = self._ask("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)

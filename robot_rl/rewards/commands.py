@@ -38,7 +38,7 @@ class Train:
         tuple[str, ...],
         arg(
             metavar="CONDITION ...",
-            help='What else must hold, for example: --when "gripper_opening < 0.05" "pose.2 > 0.1"',
+            help='What else must hold, for example: --when "gripper_opening < 0.05" "tcp_pose.2 > 0.1"',
         ),
     ] = ()
     seed: Annotated[int, arg(help="Of everything")] = 0

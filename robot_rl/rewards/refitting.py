@@ -127,7 +127,7 @@ class Refitter:
         self.fits += 1
         facts = {"scores": scores.to_json(), "frames": len(seen.success), "mined_episodes": self._mined}
         self._classifier.save(self._place, {**self._facts, **facts})
-        self.run.event("reward_refit", episodes=self._mined, frames=len(seen.success), **scores.to_json())
+        self.run.event("reward_refit", episodes=self._mined, **scores.to_json())
         self.progress.log(f"After {self._mined} episodes the reward is fitted anew. On frames left out: {scores}")
 
     def _tell(self, what: str, done: int, of: int) -> None:
