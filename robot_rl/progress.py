@@ -15,6 +15,9 @@ from rich.text import Text
 SUCCESS_WINDOW = 20
 """Training episodes over which the success rate is shown; SERL's convention."""
 
+ACTING = ("training", "acting")
+"""Phases whose steps are the environment's."""
+
 _RENDER_INTERVAL_S = 0.25
 _RATE_WINDOW_S = 10.0
 
@@ -155,7 +158,7 @@ class TrainingProgress:
 
     def _measure(self, now: float) -> None:
         rate = self._step_rate(now, self._step)
-        if rate is not None:
+        if rate is not None and self._phase in ACTING:
             self._scalars["env_steps_per_s"] = rate
         if "update" in self._scalars:
             rate = self._update_rate(now, self._scalars["update"])

@@ -268,8 +268,10 @@ class Trainer:
             self.progress.log(f"{later} rows were stored after the last checkpoint; they are kept and learnt from.")
             state.successes.extend(record.success for record in whole[facts["episode"] :])
         state.step, state.episode = sum(record.length for record in whole), len(whole)
-        for record in whole:
+        self.progress.phase("reading the stored episodes again", len(whole))  # with cameras this takes a while
+        for done, record in enumerate(whole):
             self.learner.learn_from(store, record, record.start, record.stop)
+            self.progress.update(step=done + 1)
         end = whole[-1].stop if whole else 0
         return self._restore_open_episode(end) if store.rows > end else None
 

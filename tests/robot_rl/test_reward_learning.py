@@ -1,6 +1,7 @@
 """Rewards that learn from a run: who said what of its episodes, what is mined from that, a fit beside training."""
 
 import json
+import shutil
 import threading
 import time
 
@@ -8,12 +9,12 @@ import numpy as np
 import pytest
 
 from robot_rl import cli
+from robot_rl.beside import working_beside
 from robot_rl.config import load_config, preset
 from robot_rl.errors import ConfigError
 from robot_rl.metrics import read_metrics
 from robot_rl.progress import TrainingProgress
 from robot_rl.rewards import SuccessClassifier, read_frames
-from robot_rl.rewards.classifier import FILE
 from robot_rl.rewards.collecting import collect_frames
 from robot_rl.rewards.conditions import parse_conditions
 from robot_rl.rewards.learned import LearnedReward, make_with_reward
@@ -210,14 +211,26 @@ def test_a_reward_is_fitted_anew_and_counts_from_the_next_episode(run, teacher, 
         assert events[-1]["frames"] == len(before)
 
 
-def test_it_runs_beside_training_and_leaves_nothing_behind(reward, tmp_path):
-    arguments = ["train", "reach", "--preset", "pixels", "--reward", str(reward), "--run", str(tmp_path / "run"),
-                 "--steps", "24", "--refit-every", "1"]  # fmt: skip
-    assert cli.main([*arguments, "--set", *SETTINGS]) == 0
-    log = (tmp_path / "run" / "logs" / "refitter.log").read_text()
-    assert "looking through" in log
-    assert "Traceback" not in log
-    assert (tmp_path / "run" / "reward" / FILE).is_file()
+def test_it_works_beside_training_in_a_process_of_its_own(run, tmp_path):
+    """Two fits, a second start that goes on where the first was, and nothing left running."""
+    copy = RunDirectory(tmp_path / "run")
+    shutil.copytree(run, copy.path)
+    shutil.rmtree(copy.path / "reward", ignore_errors=True)
+    config = refitted(run, reward_refit=1)
+    copy.write_config(config)
+    log = copy.path / "logs" / "refitter.log"
+    with TrainingProgress("test") as progress:
+        with working_beside(config, copy, progress):
+            end = time.monotonic() + 120
+            while not (log.is_file() and "fitted anew" in log.read_text()):
+                assert time.monotonic() < end, "never fitted"
+                time.sleep(0.1)
+        first = SuccessClassifier.load(copy.path / "reward")[1]
+        again = Refitter(config, copy, progress)
+    assert "Traceback" not in log.read_text()
+    assert first["mined_episodes"] == len(EpisodeStore.open(copy.episodes).episode_table())
+    assert again._newly_mined() is None, "nothing new to learn from"
+    assert len(again._marked().success) == first["frames"], "and what was mined before is mined again"
 
 
 def test_conditions_by_hand():

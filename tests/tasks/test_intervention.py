@@ -176,3 +176,65 @@ def test_a_device_of_ones_own_marks_frames_for_a_reward(tmp_path):
     assert (np.diff(marks) != 0).sum() >= 2, "about a press every five of fourteen steps"
     assert (sources["source"][~sources["final"]] == 1).all()
     assert ("marking success", ["front", "wrist"]) in Presser.shown
+
+
+def asked(device, until):
+    """An environment whose reward is a person's word, with a limit of three steps; `until` says it once it is asked."""
+    env = gym.make(
+        "robot_rl/PickCube-v0", reward="human", teleop={"device": "script", "patience_steps": 99}, max_steps=3
+    )
+    inner = env
+    while not isinstance(inner, Intervention):
+        inner = inner.env
+    inner.hand = DeviceHand(env.unwrapped, device)
+    looks = []
+
+    def read():
+        looks.append(len(looks))
+        return pushed(said=[until]) if len(looks) > 12 else NOTHING
+
+    env.reset(seed=0)
+    device.read = read
+    return env, looks
+
+
+@pytest.mark.parametrize(
+    ("word", "reward", "terminated"), [("success", 1.0, True), ("failure", 0.0, True), ("stop", 0.0, False)]
+)
+def test_when_time_is_up_the_arm_holds_until_a_person_has_judged(word, reward, terminated):
+    env, looks = asked(Device(), word)
+    for _ in range(2):
+        assert env.step(POLICY)[1:4] == (0.0, False, False)
+    _, given, ended, truncated, info = env.step(POLICY)
+    assert (given, ended, truncated) == (reward, terminated, not terminated)
+    assert info.get("label") == (word if terminated else None)
+    assert len(looks) == 13, "it asked again and again"
+    assert "oracle_success" in info, "the oracle is heard for scoring"
+    env.close()
+
+
+def test_a_scripted_person_judges_by_what_it_sees():
+    """Driven by the expert it says success a moment after the oracle; left to a policy that idles, failure."""
+    env = gym.make("robot_rl/PickCube-v0", reward="human", teleop={"device": "script", "patience_steps": 0})
+    env.reset(seed=0)
+    oracle, over = [], False
+    while not over:
+        _, reward, terminated, truncated, info = env.step(np.zeros(7, np.float32))
+        oracle.append(info["oracle_success"])
+        over = terminated or truncated
+    assert (reward, terminated, info["label"]) == (1.0, True, "success")
+    assert sum(oracle) == 5, "the first, one to see it, three of reaction"
+    env.close()
+    env = gym.make(
+        "robot_rl/PickCube-v0", reward="human", teleop={"device": "script", "patience_steps": 99}, max_steps=5
+    )
+    env.reset(seed=0)
+    for _ in range(5):
+        _, reward, terminated, _, info = env.step(np.zeros(7, np.float32))
+    assert (reward, terminated, info["label"]) == (0.0, True, "failure")
+    env.close()
+
+
+def test_a_persons_word_is_a_reward_nobody_else_gives():
+    with pytest.raises(ConfigError, match="nobody is there"):
+        make("pick_cube", {"reward": "human"})
