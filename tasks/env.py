@@ -278,7 +278,17 @@ class RobotEnv(gym.Env[Observation, NDArray[np.float32]]):
         self._unsuccessful *= not success
         failure = not success and self.task.failure(world)
         if self._external:
-            return self._last, 0.0, failure, False, {"success": False, "oracle_success": success}
+            return (
+                self._last,
+                0.0,
+                failure,
+                False,
+                {
+                    "success": False,
+                    "oracle_success": success,
+                    "oracle_stage": self.task.stage(world),
+                },
+            )
         reward = 1.0 if success else (self.task.dense_reward(world) if self._dense else 0.0)
         return self._last, reward, success or failure, False, {"success": success}
 

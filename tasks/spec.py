@@ -116,6 +116,13 @@ class Task(ABC):
         del world
         return self.spec.instruction
 
+    stages = 1
+    """How many stages the skill has that a reward may tell apart; the last is success."""
+
+    def stage(self, world: World) -> int:
+        """How far it is, 0 to `stages`."""
+        return int(self.success(world))
+
     def failure(self, world: World) -> bool:
         """Whether it can no longer be done, for example because an object fell off the table.
 

@@ -45,20 +45,30 @@ class SuccessClassifier:
         space: Of the observations; its cameras are the eyes.
         vision: How pictures are seen.
         seed: Of everything.
+        task: What it is trained for.
+        eyes: Another classifier's, fitted on the same frames, so that the trunk looks once for both.
 
     Attributes:
         threshold: Above which it is success.
         task: What it was trained for.
+        stages: The stage that counts as success; 1 where there is but one.
     """
 
-    def __init__(self, space: gym.Space[Any], vision: VisionConfig, seed: int = 0, task: str = "") -> None:
+    def __init__(
+        self,
+        space: gym.Space[Any],
+        vision: VisionConfig,
+        seed: int = 0,
+        task: str = "",
+        eyes: Perception | None = None,
+    ) -> None:
         torch.set_num_threads(1)
         if vision.encoder == "conv":
             raise ConfigError("A success classifier sees through a pretrained trunk; vision.encoder=conv has none.")
         self._space, self.vision, self._seed, self.task = space, vision, seed, task
         self.layout = ObservationLayout(space)
-        self.eyes = Perception(vision, self.layout, seed)
-        self.threshold = 0.5
+        self.eyes = eyes or Perception(vision, self.layout, seed)
+        self.threshold, self.stages = 0.5, 1
         self._make(seed)
 
     def _make(self, seed: int) -> None:
@@ -106,9 +116,13 @@ class SuccessClassifier:
         Raises:
             ConfigError: Fewer than two episodes with success, or without.
         """
+        self.fit_eyes(frames)
+        return self.learn(self.look_at(frames, on_progress), false_positive_rate, on_progress)
+
+    def fit_eyes(self, frames: Frames) -> None:
+        """Choose what of the trunk's features to keep, by typical frames."""
         every = max(1, len(frames) // TYPICAL)
         self.eyes.fit({name: pictures[::every] for name, pictures in frames.pictures.items()})
-        return self.learn(self.look_at(frames, on_progress), false_positive_rate, on_progress)
 
     def learn(
         self,
@@ -188,20 +202,22 @@ class SuccessClassifier:
         tensors |= {f"encoder.{name}": value.clone() for name, value in self._encoder.state_dict().items()}
         own = {
             "space": space_to_json(self._space), "vision": asdict(self.vision), "threshold": self.threshold,
-            "task": self.task, "seed": self._seed,
+            "task": self.task, "seed": self._seed, "stages": self.stages,
         }  # fmt: skip
         save_tensors(path / FILE, tensors, {**facts, **own})
         return path / FILE
 
     @classmethod
-    def load(cls, path: str | Path) -> tuple["SuccessClassifier", dict[str, Any]]:
-        """What `save` wrote, and its facts.
+    def load(cls, path: str | Path, eyes: Perception | None = None) -> tuple["SuccessClassifier", dict[str, Any]]:
+        """What `save` wrote, and its facts; with the `eyes` of another that was fitted on the same frames.
 
         Raises:
             StoreError: There is none, or it is damaged.
         """
         tensors, facts = load_tensors(Path(path) / FILE)
-        one = cls(space_from_json(facts["space"]), VisionConfig(**facts["vision"]), facts["seed"], facts["task"])
+        space, vision = space_from_json(facts["space"]), VisionConfig(**facts["vision"])
+        one = cls(space, vision, facts["seed"], facts["task"], eyes)
+        one.stages = int(facts.get("stages", 1))
         one.eyes.load(tensors)
         one._make(facts["seed"])  # with the fitted projection
         one._encoder.load_state_dict(

@@ -51,12 +51,13 @@ class _ScriptedPerson:
         return self._left <= 0
 
 
-def collect_frames(
+def collect_frames(  # noqa: PLR0913 (each by keyword)
     task: str,
     path: str | Path,
     *,
     episodes: int,
     device: str = "script",
+    stages: int = 1,
     options: dict[str, Any] | None = None,
     seed: int = 0,
     on_episode: Callable[[int, int], None] = lambda _episodes, _success: None,
@@ -70,6 +71,7 @@ def collect_frames(
         episodes: How many.
         device: Of the person who drives; pressing success begins and ends a stretch of frames that show it. `script`
             plays by the task's script instead and marks by its oracle: a person for the twin.
+        stages: How many the task has; the last is success.
         options: Of the environment.
         seed: Of the first episode and of the script.
         on_episode: Called after each with the episodes and the frames of success so far.
@@ -86,19 +88,25 @@ def collect_frames(
     hand = {} if device == "script" else {"teleop": {"device": device, "ends": False}, "real_time": True}
     options = {"observations": "vision", **(options or {})}
     env = make(task, {**options, **hand, "reward": "external"})
+    known = int(getattr(getattr(env.unwrapped, "task", None), "stages", 1))
+    if device == "script" and stages not in (1, known):
+        env.close()
+        raise ConfigError(
+            f"--stages {stages}: the oracle of {task} tells {known}. Mark others by hand (--device page)."
+        )
     script = _ScriptedPerson(env, rng) if device == "script" else None
     store = EpisodeStore.create(
         path,
         observation_space=env.observation_space,
         action_space=env.action_space,
-        metadata=store_metadata(env, task, options),
+        metadata={**store_metadata(env, task, options), "stages": stages},
     )
     shown = 0
     try:
         for episode in range(episodes):
             if stop():
                 break
-            shown += _episode(env, store, script, seed + episode)
+            shown += _episode(env, store, script, stages, seed + episode)
             on_episode(episode + 1, shown)
     except Exception:
         store.close()
@@ -108,26 +116,27 @@ def collect_frames(
     return store
 
 
-def _episode(env: Env, store: EpisodeStore, script: _ScriptedPerson | None, seed: int) -> int:
+def _episode(env: Env, store: EpisodeStore, script: _ScriptedPerson | None, stages: int, seed: int) -> int:
     """One episode, marked; the number of its frames that show success."""
     observation, _ = env.reset(seed=seed, options={"place_objects": True})
     if script is not None:
         script.begin()
     start = store.rows
     store.begin_episode(observation, instruction=str(getattr(env.unwrapped, "instruction", "")))
-    marks, pressed, over = [False], False, False
+    marks, pressed, over = [0], 0, False
     idle = np.zeros(env.action_space.shape or (0,), np.float32)
     hand: Any = env.get_wrapper_attr("hand") if script is None else None
     while not over:
-        action = idle if script is None else script.act(observation, marks[-1])
+        action = idle if script is None else script.act(observation, marks[-1] == stages)
         observation, reward, terminated, truncated, info = env.step(action)
         if "success" in info.get("said", ()):
-            pressed = not pressed
-        marks.append(bool(info.get("oracle_success")) if script is not None else pressed)
+            pressed = (pressed + 1) % (stages + 1)
+        marks.append(_told_by_oracle(info, stages) if script is not None else pressed)
         if hand is not None:
-            state = "marking success" if pressed else "marking no success"
+            reached = "success" if pressed == stages else f"stage {pressed} of {stages}" if pressed else "no success"
             hint = "success: begin or end a marked stretch. failure or stop: end this episode."
-            hand.show({"state": state, "hint": hint, "marked": sum(marks)}, observation["images"])
+            marked = sum(mark == stages for mark in marks)
+            hand.show({"state": f"marking {reached}", "hint": hint, "marked": marked}, observation["images"])
         ended = (script is not None and script.done) or bool({"failure", "stop"} & set(info.get("said", ())))
         over = terminated or truncated or ended
         store.append(
@@ -140,4 +149,8 @@ def _episode(env: Env, store: EpisodeStore, script: _ScriptedPerson | None, seed
         for change in np.flatnonzero(np.diff(marks)):
             values[max(0, change + 1 - DOUBTFUL_STEPS) : change + 1 + DOUBTFUL_STEPS] = np.nan
     store.write_label(MARK, np.arange(start, store.rows), values)
-    return int(np.nansum(values))
+    return int((values == stages).sum())
+
+
+def _told_by_oracle(info: dict[str, Any], stages: int) -> int:
+    return int(info["oracle_success"]) if stages == 1 else int(info["oracle_stage"])

@@ -24,6 +24,9 @@ class Collect:
     device: Annotated[
         str, arg(help="Of your hand: page, gamepad, spacemouse; `success` begins and ends a marked stretch")
     ] = "script"
+    stages: Annotated[
+        int, arg(help="Of the task: each press of `success` marks the next, after the last none; the last is success")
+    ] = 1
     seed: Annotated[int, arg(help="Of the first episode and of the script")] = 0
 
 
@@ -91,7 +94,8 @@ def _collect(command: Collect) -> int:
     with TrainingProgress(f"{command.task}: frames for a reward") as progress:
         progress.phase("episodes", command.episodes)
         store = collect_frames(
-            command.task, out, episodes=command.episodes, device=command.device, seed=command.seed,
+            command.task, out, episodes=command.episodes, device=command.device, stages=command.stages,
+            seed=command.seed,
             on_episode=lambda done, shown: progress.update(step=done, frames_of_success=shown),
         )  # fmt: skip
         rows = store.rows
@@ -102,10 +106,10 @@ def _collect(command: Collect) -> int:
 
 def _train(command: Train) -> int:
     from robot_rl.progress import TrainingProgress
-    from robot_rl.rewards.classifier import SuccessClassifier
     from robot_rl.rewards.conditions import parse_conditions
     from robot_rl.rewards.frames import read_frames
     from robot_rl.rewards.mistakes import draw_mistakes
+    from robot_rl.rewards.stages import fit_stages, save_stages
     from robot_rl.vision_config import VisionConfig
 
     if not 0.0 <= command.false_positives < 1.0:
@@ -113,7 +117,6 @@ def _train(command: Train) -> int:
     frames, store = read_frames(command.stores)
     task = str(store.metadata.get("task", ""))
     parse_conditions(command.when, store.metadata.get("state_layout", {}))
-    one = SuccessClassifier(store.observation_space, VisionConfig(dropout=0.1), command.seed, task)
     with TrainingProgress(f"{task}: what success looks like") as progress:
         phase = ""
 
@@ -124,14 +127,20 @@ def _train(command: Train) -> int:
                 progress.phase(what, of)
             progress.update(step=done)
 
-        scores, left_out = one.fit(frames, command.false_positives, tell)
+        fitted = fit_stages(
+            frames, store.observation_space, VisionConfig(dropout=0.1), task, seed=command.seed,
+            false_positive_rate=command.false_positives, on_progress=tell,
+        )  # fmt: skip
+    one, _, left_out = fitted[-1]
     facts = {
-        "scores": scores.to_json(), "frames": len(frames), "stores": [str(path.resolve()) for path in command.stores],
+        "frames": len(frames), "stores": [str(path.resolve()) for path in command.stores],
         "false_positives": command.false_positives, "conditions": list(command.when),
     }  # fmt: skip
-    file = one.save(command.out, facts)
+    file = save_stages(fitted, command.out, facts)
     sheet = draw_mistakes(frames, left_out, one.threshold, command.out / "mistakes.png")
-    print(f"On episodes that were left out: {scores}\nReward: {file}\nMost confident mistakes: {sheet}")
+    for stage, (_, scores, _) in enumerate(fitted, start=1):
+        print(f"On episodes that were left out{f', stage {stage}' if len(fitted) > 1 else ''}: {scores}")
+    print(f"Reward: {file}\nMost confident mistakes: {sheet}")
     print(f"Train with: robot-rl train {task} --preset pixels --reward {command.out}")
     return 0
 

@@ -1,7 +1,7 @@
 """Marked frames: pictures, and whether they show success, out of episode stores."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,10 @@ from robot_rl.store_labels import label_names
 __all__ = ["MARK", "Frames", "read_frames"]
 
 MARK = "success/frames"
-"""The label that `robot-rl reward collect` writes: 1 where a frame shows success, 0 where it does not."""
+"""The label that `robot-rl reward collect` writes: the stage that a frame shows to be reached, 0 for none.
+
+With one stage, 1 is success; with several, the last is.
+"""
 
 
 @dataclass(frozen=True)
@@ -29,12 +32,14 @@ class Frames:
         episode: A number for each episode, over all stores, shape (N,): what belongs together stays together when
             frames are split.
         where: Store, episode and row of each, for people.
+        stage: How far each shows it to be, 0 to K, shape (N,).
     """
 
     pictures: dict[str, NDArray[np.uint8]]
     success: NDArray[np.bool_]
     episode: NDArray[np.int64]
     where: list[str]
+    stage: NDArray[np.int64]
 
     def __len__(self) -> int:
         """N."""
@@ -49,14 +54,18 @@ class Frames:
             np.concatenate([part.success for part in parts]),
             np.concatenate([part.episode + first for part, first in zip(parts, before, strict=False)]),
             [place for part in parts for place in part.where],
+            np.concatenate([part.stage for part in parts]),
         )
+
+    def at(self, stage: int) -> "Frames":
+        """The same frames, where success is to have reached a stage."""
+        return replace(self, success=self.stage >= stage)
 
     def of(self, rows: NDArray[Any]) -> "Frames":
         """Some of them."""
         pictures = {name: values[rows] for name, values in self.pictures.items()}
-        return Frames(
-            pictures, self.success[rows], self.episode[rows], [self.where[int(i)] for i in np.arange(len(self))[rows]]
-        )
+        where = [self.where[int(i)] for i in np.arange(len(self))[rows]]
+        return Frames(pictures, self.success[rows], self.episode[rows], where, self.stage[rows])
 
 
 def read_frames(paths: Sequence[str | Path]) -> tuple[Frames, EpisodeStore]:
@@ -80,8 +89,9 @@ def read_frames(paths: Sequence[str | Path]) -> tuple[Frames, EpisodeStore]:
         raise ConfigError(
             f"{paths[0]} has no pictures; a success classifier sees. Record with: --set observations=vision"
         )
+    last = max(int(store.metadata.get("stages", 1)) for store in stores)
     pictures: dict[str, list[NDArray[np.uint8]]] = {name: [] for name in cameras}
-    success: list[NDArray[np.bool_]] = []
+    stages: list[NDArray[np.float32]] = []
     episodes: list[NDArray[np.int64]] = []
     where: list[str] = []
     for store in stores:
@@ -90,20 +100,21 @@ def read_frames(paths: Sequence[str | Path]) -> tuple[Frames, EpisodeStore]:
         marked = MARK in label_names(store.path)
         for record in store.episode_table():
             rows = store.read(record.start, record.stop, [*cameras, *([MARK] if marked else [])])
-            shown = np.zeros(record.stop - record.start, np.bool_)
-            known = np.ones(len(shown), np.bool_)
+            shown = np.zeros(record.stop - record.start, np.float32)
             if marked:
-                known, shown = ~np.isnan(rows[MARK]), rows[MARK] > 0.5
+                shown = rows[MARK]
             else:
-                shown[-1] = record.success
+                shown[-1] = last * record.success
+            known = ~np.isnan(shown)
             for name in cameras:
                 pictures[name].append(rows[name][known])
-            success.append(shown[known])
+            stages.append(shown[known])
             episodes.append(np.full(int(known.sum()), len(episodes), np.int64))
             where += [f"{store.path.name} episode {record.index} row {i}" for i in np.flatnonzero(known)]
+    stage = np.concatenate(stages).astype(np.int64)
     frames = Frames(
-        {name: np.concatenate(parts) for name, parts in pictures.items()}, np.concatenate(success),
-        np.concatenate(episodes), where,
+        {name: np.concatenate(parts) for name, parts in pictures.items()}, stage >= last, np.concatenate(episodes),
+        where, stage,
     )  # fmt: skip
     if not frames.success.any() or frames.success.all():
         raise ConfigError(

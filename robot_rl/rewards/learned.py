@@ -1,4 +1,8 @@
-"""A learned reward in place of the task's own: success is what the classifier says, and ends the episode."""
+"""A learned reward in place of the task's own: success is what the classifier says, and ends the episode.
+
+A reward of K stages has a classifier for each; whenever one is reached that was not reached before, 1/K is given, so
+that an episode's return is 1 with success and never more.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,8 +14,9 @@ from numpy.typing import NDArray
 
 from robot_rl.environments import Env, make
 from robot_rl.errors import ConfigError
-from robot_rl.rewards.classifier import FILE, SuccessClassifier
+from robot_rl.rewards.classifier import FILE
 from robot_rl.rewards.conditions import parse_conditions
+from robot_rl.rewards.stages import load_stages
 
 __all__ = ["LearnedReward", "make_with_reward"]
 
@@ -19,7 +24,7 @@ Step = tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]
 
 
 class LearnedReward(gym.Wrapper[Any, NDArray[np.float32], Any, NDArray[np.float32]]):
-    """Reward 1 and the end where the classifier is sure for some steps on end, and its conditions hold.
+    """Reward and, at the last stage, the end where a classifier is sure for some steps on end and its conditions hold.
 
     The environment's own verdict goes unheard into `info["oracle_success"]`, where it has one (`env.reward=external`).
     A reward that is trained anew meanwhile counts from the next episode on.
@@ -29,6 +34,9 @@ class LearnedReward(gym.Wrapper[Any, NDArray[np.float32], Any, NDArray[np.float3
         path: Of the reward (`robot-rl reward train`).
         steps: That it must be sure for, one after another: a flicker is no success.
 
+    Attributes:
+        classifiers: Of each stage; the last one's is success.
+
     Raises:
         ConfigError: The classifier was trained on other cameras, or a condition names what the state does not hold.
         StoreError: There is no reward, or it is damaged.
@@ -36,14 +44,14 @@ class LearnedReward(gym.Wrapper[Any, NDArray[np.float32], Any, NDArray[np.float3
 
     def __init__(self, env: Env, path: str | Path, steps: int = 2) -> None:
         super().__init__(env)
-        self._file, self._steps, self._sure = Path(path) / FILE, steps, 0
+        self._file, self._steps = Path(path) / FILE, steps
         self._stamp = (0, 0)
         self._refresh()
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Begin an episode."""
-        self._sure = 0
         self._refresh()
+        self._sure, self._reached = [0] * len(self.classifiers), 0
         return self.env.reset(seed=seed, options=options)
 
     def step(self, action: NDArray[np.float32]) -> Step:
@@ -51,12 +59,19 @@ class LearnedReward(gym.Wrapper[Any, NDArray[np.float32], Any, NDArray[np.float3
         observation, reward, terminated, truncated, info = self.env.step(action)
         if "label" in info:
             return observation, reward, terminated, truncated, info
-        probability = self.classifier.probability(observation)
-        held = all(condition.holds(observation["state"]) for condition in self._conditions)
-        self._sure = self._sure + 1 if held and probability >= self.classifier.threshold else 0
-        success = self._sure >= self._steps
-        info.update(success=success, success_probability=probability)
-        return observation, float(success), terminated or success, truncated and not success, info
+        before, last, probability = self._reached, len(self.classifiers), 0.0
+        for stage, classifier in enumerate(self.classifiers, start=1):
+            probability = classifier.probability(observation)
+            sure = probability >= classifier.threshold and (stage < last or self._allowed(observation))
+            self._sure[stage - 1] = self._sure[stage - 1] + 1 if sure else 0
+            if self._sure[stage - 1] >= self._steps:
+                self._reached = max(self._reached, stage)
+        success = self._reached == last
+        info.update(success=success, success_probability=probability, stage=self._reached)
+        return observation, (self._reached - before) / last, terminated or success, truncated and not success, info
+
+    def _allowed(self, observation: Any) -> bool:
+        return all(condition.holds(observation["state"]) for condition in self._conditions)
 
     def _refresh(self) -> None:
         try:
@@ -66,8 +81,8 @@ class LearnedReward(gym.Wrapper[Any, NDArray[np.float32], Any, NDArray[np.float3
             stamp = (-1, -1)  # loading says what is wrong
         if stamp == self._stamp:
             return
-        self.classifier, facts = SuccessClassifier.load(self._file.parent)
-        self.classifier.check_fits(self.env.observation_space)
+        self.classifiers, facts = load_stages(self._file.parent)
+        self.classifiers[-1].check_fits(self.env.observation_space)
         layout: Mapping[str, Any] = getattr(self.env.unwrapped, "state_layout", {})
         self._conditions = parse_conditions(facts.get("conditions", ()), layout)
         self._stamp = stamp
@@ -86,7 +101,7 @@ def make_with_reward(task: str, options: dict[str, Any], reward: str | Path) -> 
         raise ConfigError(
             f"env.reward={options['reward']} and a learned reward at {reward}: one of the two can say what success is."
         )
-    SuccessClassifier.load(reward)  # what is wrong with it is said before a cell is opened
+    load_stages(Path(reward))  # what is wrong with it is said before a cell is opened
     env = make(task, {**options, "reward": "external"})
     try:
         return LearnedReward(env, reward)

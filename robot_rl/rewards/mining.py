@@ -73,7 +73,9 @@ def mine(
         columns = store.read(record.start, record.stop, cameras)
         where = [f"{store.path.parent.name} episode {record.index} row {record.start + row}" for row in rows]
         episode = np.full(len(rows), record.index, np.int64)
-        frames = Frames({name: columns[name][rows] for name in cameras}, truth[rows] > 0.5, episode, where)
+        shown = truth[rows] > 0.5
+        pictures = {name: columns[name][rows] for name in cameras}
+        frames = Frames(pictures, shown, episode, where, classifier.stages * shown)
         if teacher == "known":
             frames = frames.of(_hardest(classifier.probabilities(frames), frames.success))
         found.append(frames)
@@ -88,7 +90,7 @@ def mark(store: EpisodeStore, frames: Frames) -> None:
     """
     rows = np.array([int(where.rsplit(" ", 1)[-1]) for where in frames.where])
     order = np.argsort(rows)
-    store.write_label(MARK, rows[order], frames.success[order].astype(np.float32))
+    store.write_label(MARK, rows[order], frames.stage[order].astype(np.float32))
 
 
 def _hardest(probability: NDArray[np.float64], success: NDArray[np.bool_]) -> NDArray[np.int64]:

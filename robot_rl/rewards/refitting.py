@@ -31,10 +31,11 @@ def reward_of(config: TrainConfig, run: RunDirectory) -> str | Path:
     own = run.path / "reward"
     if not (own / FILE).is_file():
         try:
-            own.mkdir(exist_ok=True)
-            part = own / f".{FILE}.part"
-            shutil.copyfile(Path(config.reward) / FILE, part)
-            part.replace(own / FILE)
+            part = run.path / ".reward.part"
+            shutil.rmtree(part, ignore_errors=True)
+            shutil.copytree(config.reward, part)
+            shutil.rmtree(own, ignore_errors=True)
+            part.rename(own)
         except OSError as error:
             raise StoreError(f"Cannot copy the reward {config.reward} to {own}: {error.strerror}.", path=own) from error
     return own

@@ -89,6 +89,12 @@ class PegInsert(Task):
         inside = np.abs(tip[:2]) < 2 * CLEARANCE + 0.001
         return bool(inside.all() and tip[2] < SOCKET_HEIGHT - DEPTH)
 
+    stages = 2
+
+    def stage(self, world: World) -> int:
+        """1 once the tip is in the hole."""
+        return 2 if self.success(world) else int(self._tip_in_socket(world)[2] < SOCKET_HEIGHT - 0.005)
+
     def dense_reward(self, world: World) -> float:
         """Rises as the tip nears its place."""
         tip = self._tip_in_socket(world) - np.array([0.0, 0.0, SOCKET_HEIGHT - DEPTH])

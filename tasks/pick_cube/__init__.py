@@ -89,6 +89,14 @@ class PickCube(Task):
         held = np.linalg.norm(cube - world.arm.tcp_pose[:3]) < 2 * HALF_SIZE
         return bool(cube[2] > HALF_SIZE + LIFT and held)
 
+    stages = 2
+
+    def stage(self, world: World) -> int:
+        """1 once the cube is held clear of the table."""
+        cube = world.objects["cube"][:3]
+        held = np.linalg.norm(cube - world.arm.tcp_pose[:3]) < 2 * HALF_SIZE and cube[2] > HALF_SIZE + 0.01
+        return 2 if self.success(world) else int(held)
+
     def failure(self, world: World) -> bool:
         """The cube fell off the table."""
         return bool(world.objects["cube"][2] < -HALF_SIZE)

@@ -153,7 +153,8 @@ def read_all(store, record):
     cameras = ObservationLayout(store.observation_space).images
     columns = store.read(record.start, record.stop, cameras)
     count = record.stop - record.start
-    return Frames(columns, np.zeros(count, bool), np.zeros(count, np.int64), [""] * count)
+    zeros = np.zeros(count, np.int64)
+    return Frames(columns, zeros > 0, zeros, [""] * count, zeros)
 
 
 def test_mining_from_the_command_line_marks_the_run(reward, run, tmp_path, capsys):
@@ -185,7 +186,7 @@ def test_a_reward_is_fitted_anew_and_counts_from_the_next_episode(run, teacher, 
         judge = env
         while not isinstance(judge, LearnedReward):
             judge = judge.env
-        before = judge.classifier
+        before = judge.classifiers[-1]
         with TrainingProgress("test") as progress:
             one = Refitter(config, copy, progress)
             thread = threading.Thread(target=one.watch)
@@ -197,9 +198,9 @@ def test_a_reward_is_fitted_anew_and_counts_from_the_next_episode(run, teacher, 
             one.stop_requested = True
             thread.join(60)
         assert one.fits == 1
-        assert judge.classifier is before
+        assert judge.classifiers[-1] is before
         env.reset(seed=0)
-        assert judge.classifier is not before
+        assert judge.classifiers[-1] is not before
     finally:
         env.close()
     events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]

@@ -115,7 +115,7 @@ def test_it_ends_the_episode_and_the_oracle_is_only_heard(trained):
         classifier = env
         while not isinstance(classifier, LearnedReward):
             classifier = classifier.env
-        classifier.classifier.threshold = 2.0  # never
+        classifier.classifiers[-1].threshold = 2.0  # never
         env.reset(seed=0)
         expert = env.unwrapped.expert(np.random.default_rng(0), 0.0)
         oracle, over = [], False
@@ -126,7 +126,7 @@ def test_it_ends_the_episode_and_the_oracle_is_only_heard(trained):
         assert any(oracle), "the marker was reached"
         assert truncated
         assert not terminated
-        classifier.classifier.threshold = 0.0  # always: after as many steps as it must be sure for
+        classifier.classifiers[-1].threshold = 0.0  # always: after as many steps as it must be sure for
         env.reset(seed=0)
         assert env.step(np.zeros(6, np.float32))[1:4] == (0.0, False, False)
         _, reward, terminated, truncated, info = env.step(np.zeros(6, np.float32))

@@ -1,0 +1,115 @@
+"""Rewards of several stages: marked by how far a frame is, a classifier for each, a share of the reward for each."""
+
+import numpy as np
+import pytest
+
+from robot_rl import cli
+from robot_rl.environments import make
+from robot_rl.rewards import SuccessClassifier, read_frames
+from robot_rl.rewards.collecting import collect_frames
+from robot_rl.rewards.frames import MARK
+from robot_rl.rewards.learned import LearnedReward, make_with_reward
+from robot_rl.rewards.stages import load_stages
+from robot_rl.store import EpisodeStore
+
+SMALL = {"image_size": 48, "max_steps": 45}
+
+
+@pytest.fixture(scope="module")
+def staged(tmp_path_factory):
+    """A reward of two stages of pick_cube (held; lifted), by the command that a user would give."""
+    folder = tmp_path_factory.mktemp("staged")
+    collect_frames("pick_cube", folder / "frames", episodes=8, stages=2, options=SMALL).close()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("robot_rl.rewards.classifier.UPDATES", 60)
+        assert cli.main(["reward", "train", str(folder / "frames"), "--out", str(folder / "reward")]) == 0
+    return folder
+
+
+def test_frames_are_marked_by_how_far_they_are(staged):
+    """In a store of scripted episodes: nothing, held, lifted, in that order wherever it went well."""
+    frames, store = read_frames([staged / "frames"])
+    assert set(frames.stage) == {0, 1, 2}
+    np.testing.assert_array_equal(frames.success, frames.stage == 2)
+    np.testing.assert_array_equal(frames.at(1).success, frames.stage >= 1)
+    assert store.metadata["stages"] == 2
+    marks = EpisodeStore.open(staged / "frames")
+    for record in marks.episode_table():
+        shown = marks.read(record.start, record.stop, [MARK])[MARK]
+        reached = shown[~np.isnan(shown)]
+        if 2 in reached:
+            first = [int(np.flatnonzero(reached == stage)[0]) for stage in (0, 1, 2) if stage in reached]
+            assert first == sorted(first)
+
+
+def test_each_stage_has_a_classifier_and_one_pair_of_eyes(staged):
+    classifiers, facts = load_stages(staged / "reward")
+    assert len(classifiers) == 2
+    assert classifiers[0].eyes is classifiers[1].eyes
+    assert facts["stages"] == 2
+    frames, _ = read_frames([staged / "frames"])
+    held, lifted = (one.probabilities(frames) for one in classifiers)
+    assert held[frames.stage >= 1].mean() > held[frames.stage == 0].mean() + 0.2
+    assert lifted[frames.stage == 2].mean() > lifted[frames.stage == 0].mean() + 0.2
+
+
+class Told(SuccessClassifier):
+    """A classifier that says what it is told to."""
+
+    def __init__(self, said):
+        self.said, self.threshold = list(said), 0.5
+
+    def probability(self, observation):
+        return self.said.pop(0)
+
+
+def test_a_stage_is_paid_once_and_the_last_one_ends_it(staged):
+    """Sure for two steps on end: stage 1 from step 3 on, lost and found again, success at step 8. Half and half."""
+    env = make_with_reward("pick_cube", {"observations": "vision", **SMALL}, staged / "reward")
+    judge = env
+    assert isinstance(judge, LearnedReward)
+    try:
+        env.reset(seed=0)
+        judge.classifiers = [Told([0, 1, 1, 0, 1, 1, 0, 0]), Told([0, 0, 0, 1, 0, 0, 1, 1])]
+        steps = [env.step(np.zeros(7, np.float32)) for _ in range(8)]
+    finally:
+        env.close()
+    assert [step[1] for step in steps] == [0, 0, 0.5, 0, 0, 0, 0, 0.5]
+    assert [step[4]["stage"] for step in steps] == [0, 0, 1, 1, 1, 1, 1, 2]
+    assert [step[2] for step in steps] == [False] * 7 + [True]
+
+
+def test_whoever_skips_a_stage_is_paid_for_it_too(staged):
+    env = make_with_reward("pick_cube", {"observations": "vision", **SMALL}, staged / "reward")
+    try:
+        env.reset(seed=0)
+        env.classifiers = [Told([0, 0]), Told([1, 1])]
+        assert [env.step(np.zeros(7, np.float32))[1] for _ in range(2)] == [0, 1.0]
+    finally:
+        env.close()
+
+
+@pytest.mark.parametrize("task", ["pick_cube", "peg_insert"])
+def test_stages_of_a_task_rise_to_success(task):
+    """Driven by its script, an episode passes every stage in order."""
+    env = make(task, {"reward": "external"})
+    try:
+        env.reset(seed=3)
+        expert = env.unwrapped.expert(np.random.default_rng(0), 0.0)
+        reached = [0]
+        while reached[-1] < 2:
+            _, _, terminated, truncated, info = env.step(expert.act(None))
+            assert (info["oracle_stage"] == 2) == info["oracle_success"]
+            reached.append(info["oracle_stage"])
+            assert not terminated
+            assert not truncated, "the script succeeds"
+    finally:
+        env.close()
+    assert [stage for stage, before in zip(reached[1:], reached[:-1], strict=True) if stage != before] == [1, 2]
+
+
+def test_stages_that_an_oracle_does_not_tell_are_refused(tmp_path, capsys):
+    arguments = ["reward", "collect", "reach", "--stages", "3", "--out", str(tmp_path / "f")]
+    assert cli.main(arguments) == 2
+    assert "the oracle of reach tells 1" in capsys.readouterr().err
+    assert not (tmp_path / "f").exists()
