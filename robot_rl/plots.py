@@ -94,9 +94,14 @@ def steps_to_success(
     Returns:
         Environment steps, or None where the run never got there.
     """
-    steps, rates = running_success(rows, window)
-    reached = np.flatnonzero(rates[window - 1 :] >= threshold - 1e-9)
-    return float(steps[window - 1 + reached[0]]) if len(reached) else None
+    first = _first_reached(*running_success(rows, window), threshold, window)
+    return first if math.isfinite(first) else None
+
+
+def _first_reached(steps: Floats, rates: Floats, target: float, window: int) -> float:
+    """Steps at which a rate over `window` whole episodes first reached a target; infinite where it never did."""
+    reached = np.flatnonzero(rates[window - 1 :] >= target - 1e-9)
+    return float(steps[window - 1 + reached[0]]) if len(reached) else math.inf
 
 
 def learning_curve(
@@ -168,8 +173,16 @@ def cloning_curve(rows: Sequence[MetricsRow], path: str | Path, title: str) -> P
     return Path(path)
 
 
-def compare_curves(groups: Mapping[str, Sequence[Sequence[MetricsRow]]], path: str | Path, title: str) -> Path:
-    """Compare configurations over seeds: median success rate, its range, and the steps each takes to 95 %.
+def compare_curves(
+    groups: Mapping[str, Sequence[Sequence[MetricsRow]]],
+    path: str | Path,
+    title: str,
+    *,
+    evaluated: bool = False,
+    target: float = TARGET_SUCCESS,
+    levels: Mapping[str, float] | None = None,
+) -> Path:
+    """Compare configurations over seeds: median success rate, its range, and the steps each takes to a target.
 
     The line is the median over a group's runs, the band reaches from the worst to the best. A run that ended
     before the group's longest one counts with its last rate from there on; from the first such end the line is dashed.
@@ -178,6 +191,9 @@ def compare_curves(groups: Mapping[str, Sequence[Sequence[MetricsRow]]], path: s
         groups: Runs (rows of `read_metrics`) by label, one run for each seed.
         path: The picture (`.png`, `.svg` or `.pdf`); its folder is made where missing.
         title: What is compared, for example "pick_cube, five seeds".
+        evaluated: Success in evaluations (`eval_success_rate`) instead of in training episodes.
+        target: Success rate that the steps are counted to.
+        levels: Success rates to compare with that need no steps, by label, for example of behaviour cloning.
 
     Returns:
         The path written.
@@ -190,15 +206,20 @@ def compare_curves(groups: Mapping[str, Sequence[Sequence[MetricsRow]]], path: s
         raise ConfigError(
             f"Nothing to compare: groups and their runs are { ({k: len(v) for k, v in groups.items()}) }."
         )
-    subtitle = f"success over the last {SUCCESS_WINDOW} training episodes; median and range over seeds"
+    what = "success in evaluations" if evaluated else f"success over the last {SUCCESS_WINDOW} training episodes"
+    subtitle = f"{what}; median and range over seeds"
+    curve = _evaluated_success if evaluated else running_success
     with _figure(path, title, subtitle, rows=1, columns=1, size=(8.6, 4.8)) as axes:
         ax = axes[0]
         end = max(_last_step(rows) for runs in groups.values() for rows in runs)
-        ax.axhline(TARGET_SUCCESS, color=_MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+        ax.axhline(target, color=_MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
         at_right: Any = ax.get_yaxis_transform()
-        ax.text(1.008, TARGET_SUCCESS, f"{TARGET_SUCCESS:.0%}", transform=at_right, va="center", color=_MUTED)
-        for (label, runs), colour in zip(groups.items(), _cycle(), strict=False):
-            _draw_group(ax, label, runs, colour)
+        ax.text(1.008, target, f"{target:.0%}", transform=at_right, va="center", color=_MUTED)
+        colours = _cycle()
+        for (label, runs), colour in zip(groups.items(), colours, strict=False):
+            _draw_group(ax, label, [curve(rows) for rows in runs], colour, 1 if evaluated else SUCCESS_WINDOW, target)
+        for (label, level), colour in zip((levels or {}).items(), colours, strict=False):
+            ax.axhline(level, color=colour, linewidth=1.6, linestyle=(0, (1, 1.2)), label=f"{label}: {level:.0%}")
         _success_axis(ax)
         _share_steps(axes, end)
         ax.set_xlabel("environment steps")
@@ -206,26 +227,31 @@ def compare_curves(groups: Mapping[str, Sequence[Sequence[MetricsRow]]], path: s
     return Path(path)
 
 
-def _draw_group(ax: Axes, label: str, runs: Sequence[Sequence[MetricsRow]], colour: str) -> None:
-    longest = max(_last_step(rows) for rows in runs)
-    first_end = min(_last_step(rows) for rows in runs)
+def _evaluated_success(rows: Sequence[MetricsRow]) -> tuple[Floats, Floats]:
+    return _series(rows, "eval_success_rate")
+
+
+def _draw_group(
+    ax: Axes, label: str, curves: Sequence[tuple[Floats, Floats]], colour: str, window: int, target: float
+) -> None:
+    ends = [float(steps[-1]) if len(steps) else 0.0 for steps, _ in curves]
+    longest, first_end = max(ends), min(ends)
     grid = np.linspace(0, longest, 400)
-    rates = np.array([_hold(grid, *running_success(rows)) for rows in runs])
+    rates = np.array([_hold(grid, *curve) for curve in curves])
     low, median, high = np.min(rates, axis=0), np.median(rates, axis=0), np.max(rates, axis=0)
-    reached = [steps if (steps := steps_to_success(rows)) is not None else math.inf for rows in runs]
-    median_steps = statistics.median(reached)
-    seeds = "1 seed" if len(runs) == 1 else f"{len(runs)} seeds"
-    never = f"{TARGET_SUCCESS:.0%} not reached"
-    text = f"{TARGET_SUCCESS:.0%} after {_steps_text(median_steps)} steps" if math.isfinite(median_steps) else never
-    if len(runs) > 1:
+    median_steps = statistics.median(_first_reached(*curve, target, window) for curve in curves)
+    seeds = "1 seed" if len(curves) == 1 else f"{len(curves)} seeds"
+    never = f"{target:.0%} not reached"
+    text = f"{target:.0%} after {_steps_text(median_steps)} steps" if math.isfinite(median_steps) else never
+    if len(curves) > 1:
         ax.fill_between(grid, low, high, color=colour, alpha=0.15, linewidth=0, step="post")
     whole = grid <= first_end
     line: dict[str, Any] = {"color": colour, "linewidth": 2, "drawstyle": "steps-post"}
     ax.plot(grid[whole], median[whole], label=f"{label} ({seeds}): {text}", **line)
     ax.plot(grid[~whole], median[~whole], linestyle=(0, (1.5, 1.5)), **line)
     if math.isfinite(median_steps):
-        ax.vlines(median_steps, 0, TARGET_SUCCESS, color=colour, linewidth=1, alpha=0.6)
-        ax.plot([median_steps], [TARGET_SUCCESS], "o", color=colour, markersize=6, markeredgecolor="white", zorder=5)
+        ax.vlines(median_steps, 0, target, color=colour, linewidth=1, alpha=0.6)
+        ax.plot([median_steps], [target], "o", color=colour, markersize=6, markeredgecolor="white", zorder=5)
 
 
 def _draw_success(ax: Axes, rows: Sequence[MetricsRow], label: str, colour: str) -> None:
