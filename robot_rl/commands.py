@@ -214,7 +214,7 @@ def bench(
         raise ConfigError(f"Unknown benchmark {', '.join(unknown)}. Known: {', '.join(sorted(entries))}.")
     console = Console(stderr=True)
     records: list[dict[str, Any]] = []
-    for name in names or [n for n in sorted(entries) if not n.startswith("learning_")]:
+    for name in names or [n for n in sorted(entries) if not n.startswith(("learning_", "gpu"))]:
         console.print(f"measuring {name} ...")
         records += entries[name].load()()
     if json:

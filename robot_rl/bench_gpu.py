@@ -1,0 +1,63 @@
+"""The learner on a CUDA device beside the same learner on this machine's CPU."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from robot_rl.agent import SACAgent
+from robot_rl.agent_config import AgentConfig
+from robot_rl.batch import Batch
+from robot_rl.policy import check_device
+
+__all__ = ["gpu_benchmarks"]
+
+BATCH, OBSERVATION, ACTIONS, DELAY, ROUNDS = 256, 25, 7, 8, 9
+
+
+def gpu_benchmarks() -> list[dict[str, Any]]:
+    """Critic updates a second from state, two and ten critics, on the GPU and on the CPU's fused kernels.
+
+    Raises:
+        ConfigError: There is no CUDA device.
+    """
+    check_device("cuda")
+    torch.set_float32_matmul_precision("high")
+    return [_updates(critics) for critics in (2, 10)]
+
+
+def _updates(critics: int) -> dict[str, Any]:
+    config = AgentConfig(critics=critics, policy_delay=DELAY)
+    rates: dict[str, float] = {}
+    for device in ("cuda", "cpu"):
+        agent, batch = SACAgent(OBSERVATION, ACTIONS, config, 0, device), _batch(device)
+        agent.update(batch)
+        rates[device] = 1 / float(np.median([_seconds(lambda a=agent, b=batch: a.update(b)) for _ in range(ROUNDS)]))
+    return {
+        "name": f"gpu_critic_updates_per_s_{critics}_critics",
+        "value": rates["cuda"],
+        "unit": f"1/s on {torch.cuda.get_device_name()}, TF32",
+        "reference": f"the fused kernels on {torch.get_num_threads()} CPU threads",
+        "reference_value": rates["cpu"],
+    }
+
+
+def _batch(device: str) -> Batch:
+    random = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=random).to(device)
+
+    zeros = torch.zeros(BATCH, device=device)
+    return Batch(draw(BATCH, OBSERVATION), torch.tanh(draw(BATCH, ACTIONS)), zeros, zeros + 0.95,
+                 draw(BATCH, OBSERVATION), zeros)  # fmt: skip
+
+
+def _seconds(update: Callable[[], Any]) -> float:
+    """Of one update, as a mean over a cycle of critic and actor updates."""
+    start = time.perf_counter()
+    losses = [update()["critic_loss"] for _ in range(2 * DELAY)]
+    float(losses[-1])  # waits for the device
+    return (time.perf_counter() - start) / (2 * DELAY)
