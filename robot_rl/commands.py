@@ -1,4 +1,4 @@
-"""The learning room's other commands: actor, learner, evaluator, refitter, eval, render, demo, bench."""
+"""The learning room's other commands: actor, learner, evaluator, refitter, eval, render, demo, compare, bench."""
 
 import os
 import sys
@@ -13,7 +13,7 @@ from robot_rl.arguments import Cell, Rehearse, Run, Settings, Task, place, twin_
 from robot_rl.errors import ConfigError, DeviceError
 from robot_rl.interrupts import ending_in_order
 
-__all__ = ["actor", "bench", "demo", "evaluate_run", "evaluator", "learner", "refitter", "render"]
+__all__ = ["actor", "bench", "compare", "demo", "evaluate_run", "evaluator", "learner", "refitter", "render"]
 
 
 def actor(run: Positional[Run]) -> int:
@@ -192,6 +192,26 @@ def demo(
     finally:
         env.close()
     print(f"{episodes} episodes, {steps} steps: {path}\nTrain with: robot-rl train {task} --demos {path}")
+    return 0
+
+
+def compare(
+    groups: Annotated[
+        Positional[tuple[str, ...]],
+        arg(metavar="LABEL=RUN[,RUN...] ...", help="Runs to compare, one for each seed; a cloned run becomes a level"),
+    ],
+    out: Annotated[Path, arg(metavar="PICTURE", help=".png, .svg or .pdf")] = Path("compare.png"),
+    title: Annotated[str, arg(help="Of the picture; the runs' task by default")] = "",
+    evaluated: Annotated[bool, arg(help="Success in evaluations (--eval-every) instead of in training")] = False,
+    target: Annotated[float, arg(help="Success rate that steps are counted to")] = 0.95,
+) -> int:
+    """Draw learning curves of several runs in one picture: median and range over seeds, and steps to a target."""
+    from robot_rl.comparing import compare_runs
+
+    if not 0.0 < target <= 1.0:
+        raise ConfigError(f"--target is {target}; it lies between 0 and 1.")
+    for line in compare_runs(groups, out, title=title, evaluated=evaluated, target=target):
+        print(line)
     return 0
 
 
