@@ -22,7 +22,7 @@ from robot_rl.training import Trainer
 __all__ = ["peg_insert_intervention"]
 
 SEEDS = 3
-DEMONSTRATIONS = 3  # few, so that there is something left to learn
+DEMONSTRATIONS = 5  # few, so that there is something left to learn
 STEPS, EVERY = 1_500, 100
 EPISODES = 50  # of each evaluation, by the policy alone
 TARGET = 0.9
@@ -63,7 +63,10 @@ def steps_to(rows: list[MetricsRow]) -> float:
 
 
 def _evaluated(name: str, config: TrainConfig) -> list[MetricsRow]:
-    """A run's evaluations, every so many steps: it goes on from its checkpoint with the numbers it would have had."""
+    """A run's evaluations, every so many steps, up to the target.
+
+    Between them it goes on from its checkpoint, with the numbers that it would have had anyway.
+    """
     config = replace(config, demos=str(DEMONSTRATIONS), stop_at_success=2.0)
     alone = make(config.task, {})
     rows: list[MetricsRow] = []
@@ -77,6 +80,8 @@ def _evaluated(name: str, config: TrainConfig) -> list[MetricsRow]:
                 progress.phase(f"evaluating after {steps} steps", EPISODES)
                 result = evaluate(alone, load_policy(run, now, alone), EPISODES)
                 rows.append({"step": float(steps), "eval_success_rate": float(np.mean(result.successes))})
+                if steps_to(rows) <= steps < STEPS:
+                    break
             progress.log(f"{title}: {_facts(rows, EpisodeStore.open(run.episodes))}")
     finally:
         alone.close()
