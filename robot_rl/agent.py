@@ -55,21 +55,17 @@ class SACAgent:
     ) -> None:
         self.observation_dim, self.action_dim, self.config, self.device = observation_dim, action_dim, config, device
         initial = torch.Generator().manual_seed(seed)
-        self._averages = config.actor_average < 1.0
         latent_dim = observation_dim
         self.encoders: dict[str, Encoder] = {}
         if encoder is not None:
             self.encoders = {name: encoder(latent_dim, initial).to(device) for name in ("actor", "critics")}
-            averages = [("target_critics", "critics"), *([("averaged_actor", "actor")] if self._averages else [])]
-            for name, of in averages:
-                self.encoders[name] = copy.deepcopy(self.encoders[of]).requires_grad_(False).eval()
+            self.encoders["target_critics"] = copy.deepcopy(self.encoders["critics"]).requires_grad_(False).eval()
             latent_dim = self.encoders["actor"].output_dim
         self.gripper = None
         if config.gripper == "discrete":
             self.gripper = GripperCritic(latent_dim, config, initial, device)
         self.moved_dim = action_dim - (self.gripper is not None)  # of the actor and its critics
         self.actor = Actor(latent_dim, self.moved_dim, config, initial, device)
-        self.averaged_actor = self.actor.parameters.detach().clone() if self._averages else None
         self.critics = Critics(latent_dim, self.moved_dim, config, initial, device)
         self.target_critics = Critics(latent_dim, self.moved_dim, config, initial, device)
         self.target_critics.parameters.requires_grad_(False).copy_(self.critics.parameters)
@@ -114,7 +110,7 @@ class SACAgent:
         return self.encoders[reader](vector, images or {}, self._learning if train else None)
 
     def _trained(self, reader: str) -> list[Tensor]:
-        return list(self.encoders[reader].parameters()) if reader in self.encoders else []
+        return list(self.encoders[reader].parameters()) if self.encoders else []
 
     def act(
         self, observation: NDArray[np.float32], deterministic: bool = False, images: Images | None = None
@@ -235,11 +231,9 @@ class SACAgent:
 
     def _step_actor(self, loss: Tensor) -> None:
         gradient, *rest = torch.autograd.grad(loss, [self.actor.parameters, *self._trained("actor")])
-        tau = max(self.config.actor_average, 1.0 / (self._actor_adam.steps + 1))  # at first the mean of all
-        self._actor_adam.step(gradient, self.averaged_actor, tau)
-        adams, averages = self._encoder_adams.get("actor", []), self._trained("averaged_actor")
-        for index, (adam, its_gradient) in enumerate(zip(adams, rest, strict=True)):
-            adam.step(its_gradient, averages[index] if averages else None, tau)
+        self._actor_adam.step(gradient)
+        for adam, its_gradient in zip(self._encoder_adams.get("actor", []), rest, strict=True):
+            adam.step(its_gradient)
 
     def _imitation_loss(self, policy: TanhGaussian, batch: Batch) -> Tensor:
         if self.config.bc_loss == "mse":
@@ -268,8 +262,8 @@ class SACAgent:
         return policy if self.gripper is None else policy | {"gripper": self.gripper.mlp.parameters}
 
     def policy_state(self) -> dict[str, Tensor]:
-        """A copy, on the CPU, of what acting needs: the averaged actor."""
-        return to_cpu(self._published())
+        """A copy, on the CPU, of what acting needs."""
+        return to_cpu(self._policy() | self._encoder_state("actor"))
 
     def load_policy_state(self, state: Mapping[str, Tensor]) -> None:
         """Take over what `policy_state` returned in another process.
@@ -277,17 +271,7 @@ class SACAgent:
         Raises:
             ShapeError: A tensor is missing or has another shape than this agent's.
         """
-        for own in (self._published(), self._policy() | self._encoder_state("actor")):
-            copy_into(own, state)
-
-    def _published(self) -> dict[str, Tensor]:
-        """Under the names that acting knows: the averaged actor and its eyes, where there are averages."""
-        learning = self._policy() | self._encoder_state("actor")
-        if self.averaged_actor is None:
-            return learning
-        eyes = self._encoder_state("averaged_actor").items()
-        averaged = {name.replace("averaged_actor", "actor", 1): value for name, value in eyes}
-        return learning | averaged | {"actor": self.averaged_actor}
+        copy_into(self._policy() | self._encoder_state("actor"), state)
 
     def _encoder_state(self, *readers: str) -> dict[str, Tensor]:
         """The encoders' own tensors, not copies."""
@@ -304,11 +288,9 @@ class SACAgent:
             "target_critics": self.target_critics.parameters,
             "raw_temperature": self.raw_temperature,
         }
-        if self.averaged_actor is not None:
-            own["averaged_actor"] = self.averaged_actor
         if self.gripper is not None:
             own["target_gripper"] = self.gripper.target.parameters
-        return self._policy() | own | self._encoder_state("actor", "averaged_actor", "critics", "target_critics")
+        return self._policy() | own | self._encoder_state("actor", "critics", "target_critics")
 
     def _adams(self) -> dict[str, Adam]:
         named = {"actor": self._actor_adam, "critics": self._critic_adam, "temperature": self._temperature_adam}

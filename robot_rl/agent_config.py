@@ -22,7 +22,6 @@ _RANGES: dict[str, tuple[float, float]] = {
     "warmup_steps": (0, 10**9),
     "critic_weight_decay": (0.0, 1e3),
     "tau": (1e-6, 1.0),
-    "actor_average": (1e-6, 1.0),
     "policy_delay": (1, 10**6),
     "temperature_init": (1e-9, 1e3),
     "target_entropy_per_action": (-100.0, 100.0),
@@ -57,8 +56,6 @@ class AgentConfig:
         critic_weight_decay: Share of the learning rate by which the critics' parameters shrink at every step (AdamW).
             Critics that have seen a few dozen episodes know them by heart; this keeps their values smooth between them.
         tau: Share by which target critics move towards the critics at every update.
-        actor_average: Share by which the actor that is published moves towards the one that learns, at every actor
-            update; 1 publishes that one itself. An average wobbles less from update to update.
         policy_delay: Critic updates per actor update.
         temperature_init: Initial entropy temperature.
         target_entropy_per_action: Entropy the temperature is steered to, per action dimension [nats].
@@ -90,7 +87,6 @@ class AgentConfig:
     warmup_steps: int = 0
     critic_weight_decay: float = 0.0
     tau: float = 0.005
-    actor_average: float = 1.0
     policy_delay: int = 8
     temperature_init: float = 0.01
     target_entropy_per_action: float = -0.5
