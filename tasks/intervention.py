@@ -105,7 +105,7 @@ class DeviceHand:
         said = reading.pressed - {"gripper"}
         mine = now - self._touched_s <= KEEPS_S
         if said or not mine:  # who pauses may move the leader to where it lies better in the hand
-            self._clutch.release()
+            self._clutch.release(reading.pose)
         return self._action(reading) if mine else None, said
 
     def verdict(self) -> frozenset[str]:

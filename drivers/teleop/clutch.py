@@ -24,10 +24,15 @@ class Clutch:
     def __init__(self, frame: str) -> None:
         self._frame = frame
         self._tied: tuple[Array, Array] | None = None
+        self._lay: Array | None = None
 
-    def release(self) -> None:
-        """Let go; the next look ties them anew, from where they are then."""
-        self._tied = None
+    def release(self, leader: Array | None = None) -> None:
+        """Let go; the next look ties them anew, from where they are then.
+
+        Args:
+            leader: Where it lies now, shape (7,): tied from there, what it moves until the next look is not lost.
+        """
+        self._tied, self._lay = None, leader
 
     def to_go(self, leader: Array, follower: Array) -> Array:
         """From where the follower is to where the leader has led it since they were tied.
@@ -40,7 +45,7 @@ class Clutch:
             Translation [m] and rotation vector [rad] in the follower's tcp, shape (6,).
         """
         if self._tied is None:
-            self._tied = leader.copy(), follower.copy()
+            self._tied = (leader if self._lay is None else self._lay).copy(), follower.copy()
         leader_then, follower_then = self._tied
         if self._frame == "base":
             turn = quat_multiply(leader[3:], quat_conjugate(leader_then[3:]))

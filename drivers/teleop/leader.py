@@ -2,7 +2,9 @@
 
 Any arm of a cell file will do. It is held without stiffness: its weight is carried by whatever carries it (a Franka's
 own controller, a UR's force mode, the twin's law), and only damping answers the hand. So what it carries must be known
-to it (`arm.options.load_kg`, `payload_kg`), or it sinks, and leads.
+to it (`arm.options.load_kg`, `payload_kg`), or it sinks, and leads. A UR feels the hand with its force sensor: it is
+led by its tool, and the controller's own damping adds to ours (`arm.options.force_damping`). A Franka that is pulled
+too hard stops by its reflex (`arm.options.collision`).
 """
 
 import contextlib
@@ -56,7 +58,7 @@ class Leader:
 
     def __init__(
         self, cell: str = "", *, scale: float = 1.0, dead_zone: tuple[float, float] = (0.001, 0.01),
-        rest_s: float = 0.5, damping: tuple[float, float] = (20.0, 1.0), rehearse: str = "",
+        rest_s: float = 0.5, damping: tuple[float, float] = (30.0, 1.5), rehearse: str = "",
     ) -> None:  # fmt: skip
         if not cell:
             raise ConfigError("A leader is an arm of its own; name its cell file: leader:cells/left.yaml")
