@@ -35,6 +35,7 @@ class Cell:
         twin: The simulation behind the devices; None on metal.
         stage: What a task arranges its props with; None on metal, where a person does.
         eyes: Owner of the cameras of a cell file.
+        address: Of the arm; see `CellFile.address`.
         home: Joint posture to begin the first episode from [rad].
         limits: Tightens the tasks' own.
         faults_in_a_row: Episodes that may end in a fault, one after another, before the environment gives up.
@@ -49,6 +50,7 @@ class Cell:
     twin: Twin | None = None
     stage: Stage | None = None
     eyes: Eyes | None = None
+    address: str = ""
     home: tuple[float, ...] | None = None
     limits: LimitsFile = field(default_factory=LimitsFile)
     faults_in_a_row: int = 3
@@ -116,11 +118,11 @@ class NoTracker:
         return {}
 
 
-def open_cell(cell: str, request: SceneRequest | None = None, *, rehearse: str = "") -> Cell:
+def open_cell(cell: str | CellFile, request: SceneRequest | None = None, *, rehearse: str = "") -> Cell:
     """Open a cell.
 
     Args:
-        cell: `twin`, or the path of a cell file.
+        cell: `twin`, the path of a cell file, or one that was read.
         request: What the task needs.
         rehearse: Address of an emulator that stands in for every device of the cell file; empty on metal.
 
@@ -131,11 +133,11 @@ def open_cell(cell: str, request: SceneRequest | None = None, *, rehearse: str =
     request = request or SceneRequest()
     if cell == "twin":
         return _open_twin(CellFile(), request)
-    if not re.search(r"\.ya?ml$", cell):
+    if isinstance(cell, str) and not re.search(r"\.ya?ml$", cell):
         raise ConfigError(
             f"Unknown cell {cell!r}: twin, or the path of a cell file (.yaml). See: robot-rl cells new --help"
         )
-    file = load_cell_file(cell)
+    file = load_cell_file(cell) if isinstance(cell, str) else cell
     if file.arm.driver == "twin":
         return _open_twin(file, request)
     return _open_metal(file, request, rehearse)
@@ -206,6 +208,7 @@ def _connect(file: CellFile, request: SceneRequest, rehearse: str, opened: conte
         cameras=cameras,
         stage=stage,
         eyes=eyes,
+        address=file.address(rehearse),
         home=file.arm.home,
         limits=file.limits,
         faults_in_a_row=file.faults_in_a_row,

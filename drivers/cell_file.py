@@ -131,6 +131,11 @@ class CellFile(_Section):
         default=3, ge=0
     )  # episodes that may end in a fault, one after another, before training stops
 
+    def address(self, rehearse: str = "") -> str:
+        """What tells its arm from others: where it is reached, or else driver and options; empty of a twin."""
+        arm = self.arm
+        return "" if arm.driver == "twin" else rehearse or arm.host or f"{arm.driver} {arm.options}"
+
 
 def load_cell_file(path: str | Path) -> CellFile:
     """Read and check a cell file.

@@ -64,7 +64,7 @@ def train(  # noqa: PLR0913 (the command line's options)
     ] = None,
     teleop: Annotated[
         str | None,
-        arg(metavar="DEVICE", help="Who may take over: spacemouse, gamepad, keyboard, or script (simulated)"),
+        arg(metavar="DEVICE", help="Who may take over: spacemouse, gamepad, keyboard, leader:CELL.yaml, or script (simulated)"),
     ] = None,
     eval_every: Annotated[
         int | None, arg(metavar="STEPS", help="Also evaluate 20 episodes every so many steps, in a process beside")

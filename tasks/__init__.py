@@ -74,8 +74,8 @@ def make_env(  # noqa: PLR0913 (an environment's options)
         action_history: How many past actions the state also holds.
         max_steps: Time limit; the task's own by default.
         render_mode: `rgb_array` to render the front camera.
-        teleop: Who may take over while a policy acts: a device of `drivers.teleop`, or `script` for a scripted person;
-            or a mapping with `device` and its options.
+        teleop: Who may take over while a policy acts: a device of `drivers.teleop`, several joined by `+`, or `script`
+            for a scripted person; or a mapping with `device` and its options.
 
     Raises:
         ConfigError: A value is not known, or the arm cannot reach the task.
@@ -140,7 +140,7 @@ def make_env(  # noqa: PLR0913 (an environment's options)
 def _with_hand(env: gym.Env[Any, Any], robot: Any, teleop: str | dict[str, Any], asks: bool) -> gym.Env[Any, Any]:
     import numpy as np
 
-    from drivers.teleop import open_teleop
+    from drivers.teleop import TeleopSet, open_teleop
     from tasks.intervention import DeviceHand, Intervention
     from tasks.scripted_hand import ScriptedHand
 
@@ -151,7 +151,10 @@ def _with_hand(env: gym.Env[Any, Any], robot: Any, teleop: str | dict[str, Any],
             rng = np.random.default_rng(given.pop("seed", 0))
             return Intervention(env, ScriptedHand(robot, rng, judges=asks, **given), asks=asks)
         ends = bool(given.pop("ends", True))
-        return Intervention(env, DeviceHand(robot, open_teleop(device, **given)), ends=ends, asks=asks)
+        devices = [open_teleop(name, **given) for name in device.split("+")]
+        screen = next((each.source for each in devices if hasattr(each.source, "show")), None)
+        hand = DeviceHand(robot, devices[0] if len(devices) == 1 else TeleopSet(devices), screen)
+        return Intervention(env, hand, ends=ends, asks=asks)
     except TypeError as error:
         raise ConfigError(f"teleop: {teleop}: {error}") from error
     except Exception:

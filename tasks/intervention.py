@@ -12,13 +12,15 @@ from typing import Any, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from drivers.teleop.device import Teleop, TeleopReading
+from drivers.teleop import Clutch, Teleop, TeleopReading
+from robot_rl.errors import ConfigError
 from robot_rl.geometry import quat_conjugate, quat_rotate
 from tasks.env import RobotEnv
 from tasks.wrappers import Env, Reset, Step, Wrapper
 
 __all__ = ["DeviceHand", "Hand", "Intervention"]
 
+Array = NDArray[np.float64]
 Action = NDArray[np.float32]
 
 KEEPS_S = (
@@ -62,37 +64,49 @@ class DeviceHand:
     Args:
         env: Whose arm moves.
         device: In the person's hand.
+        screen: The source that shows the person what is going on; the device's own by default, where it has one.
     """
 
-    def __init__(self, env: RobotEnv, device: Teleop) -> None:
+    def __init__(self, env: RobotEnv, device: Teleop, screen: Any = None) -> None:
         self._env, self.device = env, device
+        self._screen = screen or getattr(device, "source", None)
+        self._clutch, self._leader_closed = Clutch(device.frame), None
         self._touched_s = -np.inf
         self._closed = False
 
     def connect(self) -> None:
-        """Open the device."""
+        """Open the device. Raises ConfigError where it is the arm that is to follow it."""
+        own = self._env.cell.address
+        if own and own in getattr(self.device, "addresses", ()):
+            raise ConfigError(
+                f"The leader and the arm that follows it are the same ({own}): nothing was moved. Give the leader the "
+                "cell file of another arm: --device leader:cells/left.yaml --cell cells/right.yaml"
+            )
         self.device.connect()
 
     def reset(self) -> None:
         """The policy drives at first, with the gripper as the task begins."""
         self._touched_s = -np.inf
         self._closed = self._env.gripper_closed
-        self.device.read()  # what was done to it between the episodes does not count
+        self._clutch.release()
+        self._leader_closed = self.device.read().closed  # what was done to it between the episodes does not count
 
     def act(self, proposed: Action) -> tuple[Action | None, frozenset[str]]:
         """The person's action, while the device is touched and shortly after."""
         reading = self.device.read()
         now = self._env.cell.clock.now()
-        if "gripper" in reading.pressed:
-            self._closed = not self._env.gripper_closed
-        if reading.touched:
-            if now - self._touched_s > KEEPS_S and "gripper" not in reading.pressed:
+        asked = self._gripper(reading)
+        if asked is not None:
+            self._closed = asked
+        if reading.touched or asked is not None:
+            if now - self._touched_s > KEEPS_S and asked is None:
                 self._closed = self._env.gripper_closed  # taking over keeps the gripper as the policy has it
             self._touched_s = now
         said = reading.pressed - {"gripper"}
-        if now - self._touched_s > KEEPS_S:
-            return None, said
-        return self._action(reading), said
+        mine = now - self._touched_s <= KEEPS_S
+        if said or not mine:  # who pauses may move the leader to where it lies better in the hand
+            self._clutch.release(reading.pose)
+        return self._action(reading) if mine else None, said
 
     def verdict(self) -> frozenset[str]:
         """The buttons pressed since it was last read."""
@@ -100,7 +114,7 @@ class DeviceHand:
 
     def show(self, status: dict[str, Any], pictures: dict[str, NDArray[np.uint8]]) -> None:
         """On the device's own screen, where it has one (a browser's page)."""
-        show = getattr(getattr(self.device, "source", None), "show", None)
+        show = getattr(self._screen, "show", None)
         if show is not None:
             show(status, pictures)
 
@@ -108,13 +122,31 @@ class DeviceHand:
         """Let go of the device."""
         self.device.close()
 
+    def _gripper(self, reading: TeleopReading) -> bool | None:
+        """Whether it is to be closed; None where nothing new is asked. A leader's counts when it changes."""
+        before = self._leader_closed
+        if reading.closed is not None:
+            self._leader_closed = reading.closed
+        if "gripper" in reading.pressed:
+            return not self._env.gripper_closed
+        return None if before is None or reading.closed == before else reading.closed
+
     def _action(self, reading: TeleopReading) -> Action:
-        deflection = reading.deflection
+        deflection, measured = reading.deflection, self._env.arm.state().tcp_pose
         if self.device.frame == "base":
-            to_tcp = quat_conjugate(self._env.arm.state().tcp_pose[3:])
+            to_tcp = quat_conjugate(measured[3:])
             deflection = np.concatenate([quat_rotate(to_tcp, part) for part in (deflection[:3], deflection[3:])])
+        if reading.pose is None or reading.deflection.any():  # gone, or another device in the same hands drives
+            self._clutch.release()
+        if reading.pose is not None:
+            deflection = deflection + self._led(self._clutch.to_go(reading.pose, measured))
         gripper = [-1.0 if self._closed else 1.0] if self._env.task.spec.has_gripper else []
         return np.clip([*deflection, *gripper], -1.0, 1.0).astype(np.float32)
+
+    def _led(self, to_go: Array) -> Array:
+        """What is left of the way, shape (6,), in parts of a full action; one that is too long keeps its direction."""
+        parts = [way / full for way, full in zip((to_go[:3], to_go[3:]), self._env.task.spec.action_scale, strict=True)]
+        return np.concatenate([part / max(1.0, float(np.abs(part).max())) for part in parts])
 
 
 class Intervention(Wrapper):

@@ -20,7 +20,14 @@ from robot_rl.errors import ConfigError
 __all__ = ["record", "replay", "teleop"]
 
 Task = Annotated[Positional[str], arg(metavar="TASK", help="As listed by robot-rl tasks")]
-Device = Annotated[str, arg(help="keyboard (this terminal), page (a browser), spacemouse, gamepad, or module:Class")]
+Device = Annotated[
+    str,
+    arg(
+        metavar="DEVICE[+DEVICE]",
+        help="keyboard (this terminal), page (a browser), spacemouse, gamepad, leader:CELL.yaml (a second arm that you "
+        "move by hand), or module:Class; options behind a comma: leader:CELL.yaml,scale=0.5",
+    ),
+]
 Frame = Annotated[str, arg(help="Push along the room's axes (base) or the tool's (tcp)")]
 Yaw = Annotated[float, arg(metavar="DEG", help="Where you stand: 0 behind the robot, 180 facing it")]
 Cell = Annotated[str, arg(metavar="CELL.yaml", help="Where: a cell file; the simulated cell, in real time, by default")]
@@ -86,11 +93,13 @@ def _at_hand(
         options |= {"cell": cell, **({"rehearse": True} if rehearse else {})}
     else:
         options.setdefault("real_time", True)
-    hands = [open_teleop(device, frame=frame, yaw_deg=yaw_deg, options={"port": port} if device == "page" else None)]
-    page = hands[0].source if device == "page" else None
-    if page is None and port:
-        hands.append(open_teleop("page", frame=frame, yaw_deg=yaw_deg, options={"port": port}))
-        page = hands[1].source
+    names = device.split("+")
+    names += ["page"] if port and "page" not in names else []
+    hands = [
+        open_teleop(name, frame=frame, yaw_deg=yaw_deg, options={"port": port} if name == "page" else None)
+        for name in names
+    ]
+    page = next((hand.source for hand in hands if isinstance(hand.source, Page)), None)
     env = make(task, options)
     try:
         inner: gym.Env[Any, Any] = env.unwrapped
@@ -100,7 +109,7 @@ def _at_hand(
             print(f"{hand.source.name}:")
             for control, meaning in hand.source.controls.items():
                 print(f"  {control:<26} {meaning}")
-        if isinstance(page, Page):
+        if page is not None:
             print(
                 f"Live: {page.address}   (from another machine: ssh -L {page.port}:127.0.0.1:{page.port} ...)",
                 flush=True,

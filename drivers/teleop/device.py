@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robot_rl.errors import ConfigError, DeviceError
-from robot_rl.geometry import quat_from_rotvec, quat_rotate
+from robot_rl.geometry import quat_from_rotvec, quat_multiply, quat_rotate
 
 __all__ = ["BUTTONS", "Raw", "Shape", "Source", "Teleop", "TeleopDevice", "TeleopReading", "TeleopSet"]
 
@@ -43,10 +43,14 @@ class Raw:
     Attributes:
         deflection: Translation (3) and rotation (3), each in [-1, 1], in the device's frame: x forward, y left, z up.
         held: Names of `BUTTONS` that are down now, and `engage` while a button is held that means "I drive".
+        pose: Of an arm that leads: its tcp in its base, shape (7,); None of a device that deflects.
+        closed: Whether the gripper of an arm that leads is closed; None where it has none.
     """
 
     deflection: tuple[float, ...] = QUIET
     held: frozenset[str] = frozenset()
+    pose: tuple[float, ...] | None = None
+    closed: bool | None = None
 
 
 class Source(Protocol):
@@ -77,12 +81,17 @@ class TeleopReading:
         pressed: `BUTTONS` that went down since the last reading.
         engaged: Whether a button is held that means "I drive", moved or not.
         connected: Whether the device is there.
+        pose: Of an arm that leads: its tcp in its base, turned by `Shape.yaw_deg`, shape (7,); see `Clutch`. None of a
+            device that deflects, and of an arm that has gone.
+        closed: Whether the gripper of an arm that leads is closed; None where it has none.
     """
 
     deflection: Array
     pressed: frozenset[str]
     engaged: bool
     connected: bool
+    pose: Array | None = None
+    closed: bool | None = None
 
     @property
     def touched(self) -> bool:
@@ -140,12 +149,21 @@ class Shape:
         beyond = np.clip((np.abs(deflection) - self.dead_zone) / (1.0 - self.dead_zone), 0.0, 1.0)
         wanted = np.sign(deflection) * beyond**self.expo * self.scale
         if turn and self.yaw_deg:
-            about_z = quat_from_rotvec(np.array([0.0, 0.0, np.deg2rad(self.yaw_deg)]))
-            wanted = np.concatenate([quat_rotate(about_z, wanted[:3]), quat_rotate(about_z, wanted[3:])])
+            wanted = np.concatenate([quat_rotate(self._yaw, wanted[:3]), quat_rotate(self._yaw, wanted[3:])])
         most = self.rate_per_s * dt_s
         moved = before + np.clip(wanted - before, -most, most)
         returning = np.abs(wanted) < np.abs(before)
         return np.where(returning & (wanted * before >= 0.0), wanted, moved)
+
+    def turned(self, pose: Array, turn: bool) -> Array:
+        """A leading arm's pose, shape (7,), as the person sees it."""
+        if not (turn and self.yaw_deg):
+            return pose
+        return np.concatenate([quat_rotate(self._yaw, pose[:3]), quat_multiply(self._yaw, pose[3:])])
+
+    @property
+    def _yaw(self) -> Array:
+        return quat_from_rotvec(np.array([0.0, 0.0, np.deg2rad(self.yaw_deg)]))
 
 
 @dataclass
@@ -190,6 +208,11 @@ class TeleopDevice:
         self._thread: threading.Thread | None = None
         self._last, self._read_at = np.zeros(6), 0.0
 
+    @property
+    def addresses(self) -> frozenset[str]:
+        """Of the arm that it is; none of another device."""
+        return frozenset({getattr(self.source, "address", "")} - {""})
+
     def connect(self) -> None:
         """Open the device and begin to read it.
 
@@ -215,7 +238,10 @@ class TeleopDevice:
         self._read_at = now
         deflection = np.asarray(raw.deflection, np.float64) if connected else np.zeros(6)
         self._last = self.shape.of(np.nan_to_num(deflection), self._last, dt_s, turn=self.frame == "base")
-        return TeleopReading(self._last.copy(), pressed, connected and "engage" in raw.held, connected)
+        pose = None if raw.pose is None else self.shape.turned(np.array(raw.pose), turn=self.frame == "base")
+        return TeleopReading(
+            self._last.copy(), pressed, connected and "engage" in raw.held, connected, pose, raw.closed
+        )
 
     def close(self) -> None:
         """End the thread and let go of the device."""
@@ -271,6 +297,11 @@ class TeleopSet:
             raise ConfigError("teleop: devices that are used together need the same frame.")
         self._devices = devices
 
+    @property
+    def addresses(self) -> frozenset[str]:
+        """Of the arms among them."""
+        return frozenset[str]().union(*(getattr(device, "addresses", frozenset()) for device in self._devices))
+
     def connect(self) -> None:
         """Connect each."""
         for device in self._devices:
@@ -284,6 +315,8 @@ class TeleopSet:
             frozenset().union(*(r.pressed for r in readings)),
             any(r.engaged for r in readings),
             any(r.connected for r in readings),
+            next((r.pose for r in readings if r.pose is not None), None),
+            next((r.closed for r in readings if r.closed is not None), None),
         )
 
     def close(self) -> None:

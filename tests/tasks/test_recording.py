@@ -131,10 +131,10 @@ def running(tmp_path):
     """`robot-rl record` as a process, and its page's address."""
     started = []
 
-    def start(*options):
+    def start(*options, device="page", frame="tcp"):
         process = subprocess.Popen(
-            [sys.executable, "-m", "robot_rl.cli", "record", "reach", "--device", "page", "--port", "0", "--out",
-             str(tmp_path / "demos"), "--frame", "tcp", *options],
+            [sys.executable, "-m", "robot_rl.cli", "record", "reach", "--device", device, "--port", "0", "--out",
+             str(tmp_path / "demos"), "--frame", frame, *options],
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
         started.append(process)
@@ -190,6 +190,28 @@ def test_from_a_page_to_a_store(running, tmp_path):
     assert record.success
     actions = EpisodeStore.open(tmp_path / "demos").read(record.start, record.stop - 1, ["action"])["action"]
     assert actions[:, 0].min() < -0.8, "back, as the key says"
+
+
+def test_led_by_another_arm_into_a_store(running, tmp_path):
+    """A third party's arm sways 6 cm along y in a process of its own; the recorded arm does, as far, beside a page."""
+    (tmp_path / "left.yaml").write_text("arm: {driver: 'tests.drivers.led_arm:LedArm', max_state_age_s: 5.0}")
+    device = f"leader:{tmp_path / 'left.yaml'},rest_s=2.0+page"
+    process, address = running(
+        "--episodes", "1", "--set", "max_steps=100", "reward=external", device=device, frame="base"
+    )
+    with talk(address) as socket:
+        until_state(socket, "recording")
+        while json.loads(socket.recv(timeout=60)).get("step", 0) < 60:  # 1.5 times to and fro
+            pass
+        tell(socket, clicks=["success"])
+        said = process.communicate(timeout=60)[0]
+    assert process.returncode == 0, said
+    (record,) = EpisodeStore.open(tmp_path / "demos").episode_table()
+    assert set(record.sources) == {"human"}
+    states = EpisodeStore.open(tmp_path / "demos").read(record.start, record.stop)["observation/state"]
+    x, y, z = states[:, 7:10].T  # relative to the start pose, whose tool points down: y is -y of base
+    assert np.ptp(y) == pytest.approx(0.06, abs=0.006)
+    assert max(np.ptp(x), np.ptp(z)) < 0.006
 
 
 def test_what_is_recorded_goes_to_rerun_too(running, tmp_path):
