@@ -82,7 +82,7 @@ class AsyncLearner:
             self.progress.log(f"Passed over a damaged checkpoint: {damaged}")
         instructions = store.metadata.get("instructions", [""])
         spaces = (store.observation_space, store.action_space)
-        self.learner = Learner(self.config, *spaces, instructions, demonstrations, saved)
+        self.learner = Learner(self.config, *spaces, instructions, demonstrations, saved, self.run.seen)
         if saved is None:
             self.learner.pretrain(self.progress, lambda: self.stop_requested)
             if self.stop_requested:

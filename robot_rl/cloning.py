@@ -67,7 +67,7 @@ class Cloning:
         self.progress.log("Looking through the demonstrations.")
         saved = self._checkpoints.load() if self._checkpoints.exists else None
         spaces = (env.observation_space, env.action_space)
-        learner = Learner(self.config, *spaces, instructions_of(env), demonstrations, saved)
+        learner = Learner(self.config, *spaces, instructions_of(env), demonstrations, saved, self.run.seen)
         self._clone(learner, int(saved[1]["step"]) if saved else 0)
         if self.stop_requested:
             return "stopped"

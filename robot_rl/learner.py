@@ -122,6 +122,7 @@ class Learner:
         instructions: One skill for each.
         demonstrations: To begin from, or None.
         saved: Tensors and facts of a checkpoint to go on from, or None.
+        seen: Folder where what was seen of pictures is kept for the next start, or None.
 
     Attributes:
         policy: What acts; its agents are the skills'.
@@ -136,6 +137,7 @@ class Learner:
         instructions: Sequence[str],
         demonstrations: EpisodeStore | None,
         saved: tuple[Mapping[str, Tensor], Mapping[str, Any]] | None = None,
+        seen: Path | None = None,
     ) -> None:
         self.config = config
         spaces = (observation_space, action_space)
@@ -145,6 +147,8 @@ class Learner:
         typical = None if saved or begun or demonstrations is None else _typical_pictures(demonstrations, layout)
         self.policy = Policy(config, *spaces, instructions, tensors or begun, typical)
         eyes = self.policy.perception
+        if eyes is not None and seen is not None:
+            eyes.keep(seen)
         demo_rows = 0 if demonstrations is None else demonstrations.rows
         self.skills: dict[str, Skill] = {}
         for i, (instruction, agent) in enumerate(self.policy.agents.items()):

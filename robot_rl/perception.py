@@ -7,6 +7,8 @@ projected onto their leading principal directions and kept in eight bits: 2 kB a
 
 import zlib
 from collections.abc import Mapping
+from hashlib import blake2b
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ from robot_rl.agent_state import copy_into, to_cpu
 from robot_rl.encoders import ConvEncoder, Encoder, FeatureEncoder
 from robot_rl.errors import ConfigError
 from robot_rl.observation import ObservationLayout
+from robot_rl.seen import SeenLog
 from robot_rl.trunks import Trunk, load_trunk
 from robot_rl.vision_config import VisionConfig
 
@@ -49,6 +52,7 @@ class Perception:
         self.cameras = list(layout.images)
         self._trunk: Trunk | None = None if config.encoder == TRAINABLE else load_trunk(config.encoder).to(device)
         self._seed = seed
+        self._logs: dict[str, SeenLog] = {}
         self._newest: dict[str, tuple[NDArray[Any], NDArray[np.uint8]]] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
         self._tensors: dict[str, Tensor] = {}
@@ -109,6 +113,28 @@ class Perception:
 
     def remember(self, camera: str, pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Pictures, (N, H, W, 3), as replay keeps them: (N, *shapes[camera]); the first of the shifts is none."""
+        log = self._logs.get(camera)
+        if log is None:
+            return self._remember(camera, pictures)
+        found = [log.get(picture) for picture in pictures]
+        missing = [i for i, features in enumerate(found) if features is None]
+        if missing:
+            for i, features in zip(missing, self._remember(camera, pictures[missing]), strict=True):
+                log.put(pictures[i], features)
+                found[i] = features
+        return np.stack([features for features in found if features is not None])
+
+    def keep(self, folder: Path) -> None:
+        """From now on keep on disk what is remembered, and look at no picture twice that is there already."""
+        if self._trunk is None:
+            return
+        for name in self.cameras:
+            salt = blake2b(repr((self.config, self._seed)).encode(), digest_size=16)
+            for part in self._of(name):
+                salt.update(part.cpu().numpy().tobytes())
+            self._logs[name] = SeenLog(folder / name.rsplit("/", 1)[-1], self.shapes[name], salt.digest())
+
+    def _remember(self, camera: str, pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
         first = self.look_newest(camera, pictures[0]) if len(pictures) == 1 else self.look(camera, pictures)
         if self._trunk is None or self.config.shifts == 1:
             return first

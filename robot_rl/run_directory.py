@@ -112,6 +112,10 @@ class RunDirectory:
         return self.path / "evaluations.jsonl"
 
     @property
+    def seen(self) -> Path:
+        return self.path / "seen"
+
+    @property
     def plots(self) -> Path:
         return self.path / "plots"
 

@@ -181,7 +181,7 @@ def _train(settings: Any, directory: Any, title: str, evaluate: bool, asynchrono
                 reason, words = run(settings, directory, progress)
         except KeyboardInterrupt:
             print(
-                f"Interrupted twice: what was saved before is safe. Go on with: robot-rl train --resume "
+                f"Interrupted: what was saved before is safe. Go on with: robot-rl train --resume "
                 f"{directory.path}{' --async' if asynchronous else ''}",
                 file=sys.stderr,
             )

@@ -101,6 +101,7 @@ class Trainer:
             instructions_of(self.env),
             demonstrations,
             saved,
+            self.run.seen,
         )
         if saved is None:
             self.learner.pretrain(self.progress, self._stopping)
@@ -270,6 +271,8 @@ class Trainer:
         state.step, state.episode = sum(record.length for record in whole), len(whole)
         self.progress.phase("reading the stored episodes again", len(whole))  # with cameras this takes a while
         for done, record in enumerate(whole):
+            if self.stop_requested:
+                raise KeyboardInterrupt  # nothing is new yet
             self.learner.learn_from(store, record, record.start, record.stop)
             self.progress.update(step=done + 1)
         end = whole[-1].stop if whole else 0
