@@ -104,7 +104,8 @@ class Perception:
         """As `look` for one picture, (H, W, 3) to (1, 1, ...); asked again for the same one, it remembers."""
         seen = self._newest.get(camera)
         if seen is None or not np.array_equal(seen[0], picture):
-            seen = self._newest[camera] = (picture.copy(), self.look(camera, picture[None]))
+            picture = picture.copy()  # an environment may draw the next one over it
+            seen = self._newest[camera] = (picture, self.look(camera, picture[None]))
         return seen[1]
 
     def remember(self, camera: str, pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
