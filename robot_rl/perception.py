@@ -6,7 +6,7 @@ projected onto their leading principal directions and kept in eight bits: 2 kB a
 """
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,14 +38,17 @@ class Perception:
         seed: Of the shifts, and of the projection where there is nothing to fit it on. The same picture is always
             shifted the same, so that a resumed run learns from the same numbers.
         device: Where the trunk runs.
+        history: Pictures of each camera that the encoder sees together.
 
     Attributes:
         shapes: Leaf name of each camera to the shape of one picture as replay keeps it: (shifts, channels, cells) of
             features, or (1, H, W, 3) of pixels where the encoder is trained.
     """
 
-    def __init__(self, config: VisionConfig, layout: ObservationLayout, seed: int, device: str = "cpu") -> None:
-        self.config, self.device = config, device
+    def __init__(
+        self, config: VisionConfig, layout: ObservationLayout, seed: int, device: str = "cpu", history: int = 1
+    ) -> None:
+        self.config, self.device, self.history = config, device, history
         self.cameras = list(layout.images)
         self._trunk: Trunk | None = None if config.encoder == TRAINABLE else load_trunk(config.encoder).to(device)
         self._seed = seed
@@ -108,21 +111,33 @@ class Perception:
             seen = self._newest[camera] = (picture, self.look(camera, picture[None]))
         return seen[1]
 
-    def remember(self, camera: str, pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Pictures, (N, H, W, 3), as replay keeps them: (N, *shapes[camera]); the first of the shifts is none."""
+    def remember(
+        self, camera: str, pictures: NDArray[np.uint8], alike: Sequence[int] | None = None
+    ) -> NDArray[np.uint8]:
+        """What replay keeps of pictures.
+
+        Args:
+            camera: Whose.
+            pictures: Shape (N, H, W, 3).
+            alike: N numbers: pictures of the same one are shifted alike. What a picture shows, when None.
+
+        Returns:
+            Shape (N, *shapes[camera]); the first of the shifts is none.
+        """
         first = self.look_newest(camera, pictures[0]) if len(pictures) == 1 else self.look(camera, pictures)
         if self._trunk is None or self.config.shifts == 1:
             return first
-        shifted = [self.look(camera, self._shifted(pictures, i)) for i in range(1, self.config.shifts)]
+        alike = [zlib.crc32(picture.tobytes()) for picture in pictures] if alike is None else alike
+        shifted = [self.look(camera, self._shifted(pictures, i, alike)) for i in range(1, self.config.shifts)]
         return np.concatenate([first, *shifted], 1)
 
-    def _shifted(self, pictures: NDArray[np.uint8], number: int) -> NDArray[np.uint8]:
-        """Each picture moved by up to `shift_pixels`, its border repeated; whereto follows from what it shows."""
+    def _shifted(self, pictures: NDArray[np.uint8], number: int, alike: Sequence[int]) -> NDArray[np.uint8]:
+        """Each picture moved by up to `shift_pixels`, its border repeated; whereto follows from `alike`."""
         most, (height, width) = self.config.shift_pixels, pictures.shape[1:3]
         padded = np.pad(pictures, ((0, 0), (most, most), (most, most), (0, 0)), mode="edge")
         out = np.empty_like(pictures)
-        for i, picture in enumerate(pictures):
-            random = np.random.default_rng([self._seed, number, zlib.crc32(picture.tobytes())])
+        for i, key in enumerate(alike):
+            random = np.random.default_rng([self._seed, number, key])
             y, x = random.integers(0, 2 * most + 1, 2)
             out[i] = padded[i, y : y + height, x : x + width]
         return out
@@ -130,10 +145,11 @@ class Perception:
     def encoder(self, vector_dim: int, generator: torch.Generator) -> Encoder:
         """A fresh trainable encoder of (vector, pictures as remembered) into a latent."""
         if self._trunk is None:
-            shapes = {name: shape[1:] for name, shape in self.shapes.items()}
+            shapes = {name: (self.history, *shape[1:]) for name, shape in self.shapes.items()}
             return ConvEncoder(shapes, vector_dim, self.config.width, self.config.shift_pixels, generator)
         spreads = {name: (std := self._of(name)[2]) / std[0] * (QUANTISED_RANGE / 127.0) for name in self.cameras}
-        shapes = {name: shape[1:] for name, shape in self.shapes.items()}
+        spreads = {name: spread.repeat(self.history) for name, spread in spreads.items()}
+        shapes = {name: (self.history * shape[1], *shape[2:]) for name, shape in self.shapes.items()}
         return FeatureEncoder(
             shapes, spreads, vector_dim, (self.config.embeddings, self.config.width), self.config.dropout, generator
         )
