@@ -346,6 +346,8 @@ class ReplayBuffer:
             discount,
             following,
         )
+        if self.history == 1 and not self._images:
+            return rows
         stacks = [history_rows(newest, self.history, self._linked) for newest in (rows, ends)]
         if self.history > 1:  # `gather` has written the newest alone
             for taken, into in zip(stacks, (observation, following), strict=True):
