@@ -150,6 +150,7 @@ class Actor:
                 if "recovered_from" in info:
                     self._event("recovered", info["recovered_from"])
                 self.store.begin_episode(observation, instruction=self._instruction())
+                self._newest.policy.begin_episode()
             observation = self._step(observation)
 
     def _step(self, observation: Any) -> Any:
@@ -157,6 +158,7 @@ class Actor:
         instruction = self._instruction()
         self._newest.refresh()
         if self.state.step < self.config.random_steps:
+            self._newest.policy.see(observation)
             action = self.state.random.uniform(-1.0, 1.0, self.env.action_space.shape).astype(np.float32)
         else:
             action = self._newest.policy.act(observation, instruction)
@@ -203,7 +205,9 @@ class Actor:
         episode = repeat_episode(self.env, layout, self.state.episode_seed(), self.store.read(end, self.store.rows))
         self.state.step += rows
         if episode is not None:
-            return episode.steps[-1][-1]
+            *seen, observation = episode.observations
+            self._newest.policy.begin_episode(seen)
+            return observation
         self.progress.log("The environment does not repeat itself; the interrupted episode ends where it was.")
         self.state.episode += 1
         self.state.successes.append(False)

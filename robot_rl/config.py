@@ -26,6 +26,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "utd_ratio": (0, 1000),
     "stop_at_success": (0, math.inf),
     "n_step": (1, math.inf),
+    "history": (1, math.inf),
     "gamma": (0, 1),
     "bc_updates": (0, math.inf),
     "learning_starts": (0, math.inf),
@@ -77,6 +78,7 @@ class TrainConfig:
         utd: `enforced`: exactly that many, and an asynchronous actor waits between episodes where the learner is
             behind; `free`: an asynchronous learner updates as often as it can and the actor waits for nothing.
         n_step: Steps in a bootstrapped return.
+        history: Observations that a network sees: the present one and so many less one before it.
         gamma: Discount factor per environment step.
         bound_returns: Clip bootstrapped values to the returns that the environment declares possible.
         bc_updates: Behaviour-cloning updates of the actor before the first step.
@@ -113,6 +115,7 @@ class TrainConfig:
     utd_ratio: float = 8.0
     utd: str = "enforced"
     n_step: int = 1
+    history: int = 1
     gamma: float = 0.97
     bound_returns: bool = False
     bc_updates: int = 0

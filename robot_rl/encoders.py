@@ -104,7 +104,7 @@ class ConvEncoder(Encoder):
     """Four small convolutions on raw pictures, trained from scratch, with DrQ's random shift while training.
 
     Args:
-        shapes: Camera to (H, W, 3).
+        shapes: Camera to (h, H, W, 3): h pictures one below the other are seen together, and shifted alike.
         vector_dim: D.
         width: Of each camera's part of the latent.
         shift_pixels: Largest shift each way.
@@ -121,11 +121,12 @@ class ConvEncoder(Encoder):
     ) -> None:
         super().__init__()
         self.cameras, self.shift_pixels = list(shapes), shift_pixels
+        self.frames = [shapes[camera][0] for camera in self.cameras]
         self.convolutions, self.heads = nn.ModuleList(), nn.ModuleList()
         for camera in self.cameras:
-            height, columns, colours = shapes[camera]
+            frames, height, columns, colours = shapes[camera]
             layers: list[nn.Module] = []
-            for before, after in ((colours, 16), (16, 32), (32, 32), (32, 32)):
+            for before, after in ((frames * colours, 16), (16, 32), (32, 32), (32, 32)):
                 layer = nn.Conv2d(before, after, 3, stride=2, padding=1)
                 nn.init.orthogonal_(layer.weight, 2**0.5, generator=generator)
                 nn.init.zeros_(layer.bias)  # pyright: ignore[reportArgumentType]
@@ -137,8 +138,11 @@ class ConvEncoder(Encoder):
 
     def forward(self, vector: Tensor, images: Mapping[str, Tensor], random: torch.Generator | None = None) -> Tensor:
         parts = [vector]
-        for convolution, head, camera in zip(self.convolutions, self.heads, self.cameras, strict=True):
-            pictures = images[camera].permute(0, 3, 1, 2).float() / 255.0 - 0.5
+        for convolution, head, camera, frames in zip(
+            self.convolutions, self.heads, self.cameras, self.frames, strict=True
+        ):
+            stacked = images[camera].unflatten(1, (frames, -1)).movedim(1, 3).flatten(3)
+            pictures = stacked.permute(0, 3, 1, 2).float() / 255.0 - 0.5
             if random is not None:
                 pictures = random_shift(pictures, self.shift_pixels, random)
             parts.append(head(convolution(pictures).flatten(2), None, random))

@@ -152,8 +152,8 @@ class Learner:
         demo_rows = 0 if demonstrations is None else demonstrations.rows
         self.skills: dict[str, Skill] = {}
         for i, (instruction, agent) in enumerate(self.policy.agents.items()):
-            demos = ReplayBuffer(*spaces, config.replay_capacity + demo_rows, eyes)
-            online = ReplayBuffer(*spaces, config.replay_capacity, eyes)
+            demos = ReplayBuffer(*spaces, config.replay_capacity + demo_rows, eyes, config.history)
+            online = ReplayBuffer(*spaces, config.replay_capacity, eyes, config.history)
             sampling = np.random.default_rng([config.seed, 2, i] if i else [config.seed, 2])
             self.skills[instruction] = Skill(config, agent, (demos, online), sampling)
         if demonstrations is not None:
@@ -219,8 +219,9 @@ class Learner:
         layout = self.policy.layout
         columns = demonstrations.read(columns=list(layout.vectors))
         observations = layout.flatten_columns(columns, (demonstrations.rows,))
+        mean, std = observations.mean(0), np.maximum(observations.std(0), SMALLEST_STD)
         for skill in self.skills.values():
-            skill.agent.scale.set(observations.mean(0), np.maximum(observations.std(0), SMALLEST_STD))
+            skill.agent.scale.set(np.tile(mean, self.config.history), np.tile(std, self.config.history))
 
 
 def sources_of(store: EpisodeStore, record: EpisodeRecord) -> NDArray[np.uint8]:

@@ -6,7 +6,7 @@ projected onto their leading principal directions and kept in eight bits: 2 kB a
 """
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -41,14 +41,17 @@ class Perception:
         seed: Of the shifts, and of the projection where there is nothing to fit it on. The same picture is always
             shifted the same, so that a resumed run learns from the same numbers.
         device: Where the trunk runs.
+        history: Pictures of each camera that the encoder sees together.
 
     Attributes:
         shapes: Leaf name of each camera to the shape of one picture as replay keeps it: (shifts, channels, cells) of
             features, or (1, H, W, 3) of pixels where the encoder is trained.
     """
 
-    def __init__(self, config: VisionConfig, layout: ObservationLayout, seed: int, device: str = "cpu") -> None:
-        self.config, self.device = config, device
+    def __init__(
+        self, config: VisionConfig, layout: ObservationLayout, seed: int, device: str = "cpu", history: int = 1
+    ) -> None:
+        self.config, self.device, self.history = config, device, history
         self.cameras = list(layout.images)
         self._trunk: Trunk | None = None if config.encoder == TRAINABLE else load_trunk(config.encoder).to(device)
         self._seed = seed
@@ -108,21 +111,9 @@ class Perception:
         """As `look` for one picture, (H, W, 3) to (1, 1, ...); asked again for the same one, it remembers."""
         seen = self._newest.get(camera)
         if seen is None or not np.array_equal(seen[0], picture):
-            seen = self._newest[camera] = (picture.copy(), self.look(camera, picture[None]))
+            picture = picture.copy()  # an environment may draw the next one over it
+            seen = self._newest[camera] = (picture, self.look(camera, picture[None]))
         return seen[1]
-
-    def remember(self, camera: str, pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Pictures, (N, H, W, 3), as replay keeps them: (N, *shapes[camera]); the first of the shifts is none."""
-        log = self._logs.get(camera)
-        if log is None:
-            return self._remember(camera, pictures)
-        found = [log.get(picture) for picture in pictures]
-        missing = [i for i, features in enumerate(found) if features is None]
-        if missing:
-            for i, features in zip(missing, self._remember(camera, pictures[missing]), strict=True):
-                log.put(pictures[i], features)
-                found[i] = features
-        return np.stack([features for features in found if features is not None])
 
     def keep(self, folder: Path) -> None:
         """From now on keep on disk what is remembered, and look at no picture twice that is there already."""
@@ -134,20 +125,47 @@ class Perception:
                 salt.update(part.cpu().numpy().tobytes())
             self._logs[name] = SeenLog(folder / name.rsplit("/", 1)[-1], self.shapes[name], salt.digest())
 
-    def _remember(self, camera: str, pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def remember(
+        self, camera: str, pictures: NDArray[np.uint8], alike: Sequence[int] | None = None
+    ) -> NDArray[np.uint8]:
+        """What replay keeps of pictures.
+
+        Args:
+            camera: Whose.
+            pictures: Shape (N, H, W, 3).
+            alike: N numbers: pictures of the same one are shifted alike. What a picture shows, when None.
+
+        Returns:
+            Shape (N, *shapes[camera]); the first of the shifts is none.
+        """
+        log = self._logs.get(camera)
+        if log is None:
+            return self._remember(camera, pictures, alike)
+        numbers = [0] * len(pictures) if alike is None else alike
+        found = [log.get(picture, number) for picture, number in zip(pictures, numbers, strict=True)]
+        missing = [i for i, features in enumerate(found) if features is None]
+        if missing:
+            their = None if alike is None else [alike[i] for i in missing]
+            for i, features in zip(missing, self._remember(camera, pictures[missing], their), strict=True):
+                log.put(pictures[i], numbers[i], features)
+                found[i] = features
+        return np.stack([features for features in found if features is not None])
+
+    def _remember(self, camera: str, pictures: NDArray[np.uint8], alike: Sequence[int] | None) -> NDArray[np.uint8]:
         first = self.look_newest(camera, pictures[0]) if len(pictures) == 1 else self.look(camera, pictures)
         if self._trunk is None or self.config.shifts == 1:
             return first
-        shifted = [self.look(camera, self._shifted(pictures, i)) for i in range(1, self.config.shifts)]
+        alike = [zlib.crc32(picture.tobytes()) for picture in pictures] if alike is None else alike
+        shifted = [self.look(camera, self._shifted(pictures, i, alike)) for i in range(1, self.config.shifts)]
         return np.concatenate([first, *shifted], 1)
 
-    def _shifted(self, pictures: NDArray[np.uint8], number: int) -> NDArray[np.uint8]:
-        """Each picture moved by up to `shift_pixels`, its border repeated; whereto follows from what it shows."""
+    def _shifted(self, pictures: NDArray[np.uint8], number: int, alike: Sequence[int]) -> NDArray[np.uint8]:
+        """Each picture moved by up to `shift_pixels`, its border repeated; whereto follows from `alike`."""
         most, (height, width) = self.config.shift_pixels, pictures.shape[1:3]
         padded = np.pad(pictures, ((0, 0), (most, most), (most, most), (0, 0)), mode="edge")
         out = np.empty_like(pictures)
-        for i, picture in enumerate(pictures):
-            random = np.random.default_rng([self._seed, number, zlib.crc32(picture.tobytes())])
+        for i, key in enumerate(alike):
+            random = np.random.default_rng([self._seed, number, key])
             y, x = random.integers(0, 2 * most + 1, 2)
             out[i] = padded[i, y : y + height, x : x + width]
         return out
@@ -155,10 +173,11 @@ class Perception:
     def encoder(self, vector_dim: int, generator: torch.Generator) -> Encoder:
         """A fresh trainable encoder of (vector, pictures as remembered) into a latent."""
         if self._trunk is None:
-            shapes = {name: shape[1:] for name, shape in self.shapes.items()}
+            shapes = {name: (self.history, *shape[1:]) for name, shape in self.shapes.items()}
             return ConvEncoder(shapes, vector_dim, self.config.width, self.config.shift_pixels, generator)
         spreads = {name: (std := self._of(name)[2]) / std[0] * (QUANTISED_RANGE / 127.0) for name in self.cameras}
-        shapes = {name: shape[1:] for name, shape in self.shapes.items()}
+        spreads = {name: spread.repeat(self.history) for name, spread in spreads.items()}
+        shapes = {name: (self.history * shape[1], *shape[2:]) for name, shape in self.shapes.items()}
         return FeatureEncoder(
             shapes, spreads, vector_dim, (self.config.embeddings, self.config.width), self.config.dropout, generator
         )

@@ -1,5 +1,6 @@
 """What acts: eyes, and one actor for each instruction that the environment gives."""
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from robot_rl.agent import SACAgent
 from robot_rl.config import TrainConfig
 from robot_rl.environments import Env, instructions_of
-from robot_rl.errors import ConfigError
+from robot_rl.errors import ConfigError, ShapeError
 from robot_rl.flow import FlowAgent
 from robot_rl.observation import ObservationLayout
 from robot_rl.perception import Perception
@@ -50,6 +51,7 @@ class Policy:
         agents: By instruction.
         layout: Of the observations.
         perception: None where there are no cameras.
+        history: Observations that the actors see: the newest of the running episode.
         deterministic: Act by the mode instead of a sample.
     """
 
@@ -69,8 +71,12 @@ class Policy:
             torch.set_float32_matmul_precision("high")  # TF32: ten bits of mantissa are enough for these networks
         self.deterministic = False
         self.layout = ObservationLayout(observation_space)
+        self.history = config.history
+        self._recent: deque[tuple[NDArray[np.float32], dict[str, Tensor]]] = deque(maxlen=self.history)
         self.perception = (
-            Perception(config.vision, self.layout, config.seed, config.device) if self.layout.images else None
+            Perception(config.vision, self.layout, config.seed, config.device, self.history)
+            if self.layout.images
+            else None
         )
         if self.perception is not None and tensors is not None:
             self.perception.load(tensors)
@@ -80,7 +86,7 @@ class Policy:
         (actions,) = action_space.shape or (0,)
         self.agents = {
             instruction: (FlowAgent if config.agent.kind == "flow" else SACAgent)(
-                self.layout.size, actions, config.agent, config.seed + 10_000 * i, config.device, encoder
+                self.history * self.layout.size, actions, config.agent, config.seed + 10_000 * i, config.device, encoder
             )
             for i, instruction in enumerate(instructions)
         }
@@ -97,23 +103,37 @@ class Policy:
         policy.deterministic = True
         return policy
 
-    def begin_episode(self) -> None:
-        """Forget what was planned."""
+    def begin_episode(self, seen: Sequence[Any] = ()) -> None:
+        """Forget what was planned and seen in the last episode.
+
+        Args:
+            seen: Observations of this one so far, where one that was interrupted goes on.
+        """
         for agent in self.agents.values():
             if isinstance(agent, FlowAgent):
                 agent.begin_episode()
+        self._recent.clear()
+        for observation in seen[max(0, len(seen) + 1 - self.history) :]:
+            self.see(observation)
+
+    def see(self, observation: Any) -> None:
+        """Keep an observation for the history of those to come; `act` does so itself."""
+        leaves, images = self.layout.split(observation), dict[str, Tensor]()
+        if self.perception is not None:
+            for name in self.perception.cameras:
+                images[name] = torch.from_numpy(self.perception.look_newest(name, leaves[name])[:, 0])
+        self._recent.append((self.layout.flatten_columns(leaves, ()), images))
 
     def act(self, observation: Any, instruction: str = "") -> NDArray[np.float32]:
         """The action of the instruction's actor, in [-1, 1], shape (A,)."""
         agent = self.agent(instruction)
-        if self.perception is None:
-            return agent.act(self.layout.flatten(observation), self.deterministic)
-        leaves = self.layout.split(observation)
-        images = {
-            name: torch.from_numpy(self.perception.look_newest(name, leaves[name])[:, 0])
-            for name in self.perception.cameras
-        }
-        return agent.act(self.layout.flatten_columns(leaves, ()), self.deterministic, images)
+        self.see(observation)
+        vector, images = self._recent[-1]
+        if self.history > 1:
+            recent = [self._recent[0]] * (self.history - len(self._recent)) + list(self._recent)
+            vector = np.concatenate([vector for vector, _ in recent])
+            images = {name: torch.cat([images[name] for _, images in recent], 1) for name in images}
+        return agent.act(vector, self.deterministic, images)
 
     def agent(self, instruction: str) -> SACAgent | FlowAgent:
         """The agent of an instruction; with one agent, that one whatever is said.
@@ -132,7 +152,12 @@ class Policy:
         return self._seen() | named({i: a.policy_state() for i, a in enumerate(self.agents.values())})
 
     def load_policy_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over what `policy_state` gave. The projection must be the one this policy was made with."""
+        """Take over what `policy_state` gave. The projection must be the one this policy was made with.
+
+        Raises:
+            ShapeError: It is of other observations, actions or settings.
+        """
+        self._check_history(tensors)
         for agent, own in zip(self.agents.values(), unnamed(tensors, len(self.agents)), strict=True):
             agent.load_policy_state(own)
 
@@ -141,12 +166,28 @@ class Policy:
         return self._seen() | named({i: a.state_dict() for i, a in enumerate(self.agents.values())})
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
-        """Continue where `state_dict` was taken."""
+        """Continue where `state_dict` was taken.
+
+        Raises:
+            ShapeError: It is of other observations, actions or settings.
+        """
+        self._check_history(tensors)
         for agent, own in zip(self.agents.values(), unnamed(tensors, len(self.agents)), strict=True):
             agent.load_state_dict(own)
 
     def _seen(self) -> dict[str, Tensor]:
-        return {} if self.perception is None else self.perception.state()
+        history = {"history": torch.tensor(self.history)} if self.history > 1 else {}
+        return history | ({} if self.perception is None else self.perception.state())
+
+    def _check_history(self, tensors: Mapping[str, Tensor]) -> None:
+        saved = int(tensors["history"]) if "history" in tensors else 1
+        if saved != self.history:
+            raise ShapeError(
+                f"The saved policy was trained with history={saved}, and here history is {self.history}. "
+                f"Set history={saved}, or train anew.",
+                saved=saved,
+                history=self.history,
+            )
 
 
 def named(states: Mapping[int, Mapping[str, Tensor]]) -> dict[str, Tensor]:

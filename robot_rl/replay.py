@@ -5,9 +5,11 @@ alone, in a ring of preallocated arrays. Each image is kept once, in its own typ
 after it continues its episode, so nothing crosses an episode's edge; the newest step of an open episode becomes one
 with the step that follows it. When the ring is full the oldest row makes way, and its transition with it. A ring of
 pictures that is larger than `RAM_BYTES` lies in an unnamed file, and the operating system keeps what is used in memory.
+A history is put together when it is drawn, from rows that are there once.
 """
 
 import tempfile
+import zlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +22,7 @@ from robot_rl.batch import Batch
 from robot_rl.errors import ConfigError, ShapeError, StoreError
 from robot_rl.observation import ObservationLayout, check_array
 from robot_rl.perception import Perception
-from robot_rl.replay_gather import gather
+from robot_rl.replay_gather import gather, history_rows
 from robot_rl.replay_source import store_blocks
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ class ReplayBuffer:
     Attributes:
         layout: Where each leaf of an observation goes in the flat vector.
         capacity: Rows held at most; final rows count.
+        history: Observations drawn together, see `Batch`.
         rows: Rows ever added.
         observation_space: Space of the observations added.
         action_space: Space of the actions added.
@@ -47,6 +50,7 @@ class ReplayBuffer:
         action_space: gym.Space[Any],
         capacity: int,
         perception: Perception | None = None,
+        history: int = 1,
     ) -> None:
         """Allocate the ring; memory is touched only as rows arrive.
 
@@ -55,6 +59,7 @@ class ReplayBuffer:
             action_space: Box of one dimension.
             capacity: Rows.
             perception: What pictures become before they are kept; None keeps them as they are.
+            history: Observations drawn together, see `Batch`.
 
         Raises:
             ConfigError: A space of another kind than Box or Dict of Box, or a capacity below 2 rows.
@@ -65,13 +70,14 @@ class ReplayBuffer:
             raise ConfigError(f"A replay capacity of {capacity} rows holds no transition; 2 is the least.")
         self.observation_space, self.action_space = observation_space, action_space
         self.layout = ObservationLayout(observation_space)
-        self.capacity = capacity
+        self.capacity, self.history = capacity, history
         self.rows = 0
         self._observation = np.empty((capacity, self.layout.size), np.float32)
         self._action = np.empty((capacity, action_space.shape[0]), np.float32)
         self._reward = np.empty(capacity, np.float32)
         self._terminated = np.empty(capacity, np.bool_)
         self._linked = np.zeros(capacity, np.bool_)  # the next row continues this one's episode
+        self._drawn = np.zeros(capacity, np.bool_)  # and the two are a transition
         self.perception = perception
         self._images: dict[str, NDArray[Any]] = {}  # camera to (capacity, shifts, ...)
         for name in self.layout.images:
@@ -83,6 +89,7 @@ class ReplayBuffer:
         self._newest: tuple[object, ...] | None = None  # whose the newest row is, if it can be continued
         self._current: dict[str, NDArray[Any]] | None = None
         self._serial = 0
+        self._first_pictures: dict[str, int] = {}  # camera to a checksum of what began the newest row's episode
 
     def __len__(self) -> int:
         """Number of transitions that can be drawn."""
@@ -91,7 +98,8 @@ class ReplayBuffer:
     @property
     def nbytes(self) -> int:
         """Bytes of the whole ring, pictures and all."""
-        own = (self._observation, self._action, self._reward, self._terminated, self._linked, self._valid)
+        flags = (self._terminated, self._linked, self._drawn)
+        own = (self._observation, self._action, self._reward, *flags, self._valid)
         return sum(array.nbytes for array in (*own, *self._images.values()))
 
     def begin_episode(self, observation: object) -> None:
@@ -149,16 +157,31 @@ class ReplayBuffer:
 
     def _push(self, rows: Mapping[str, NDArray[Any]], continues: NDArray[np.bool_]) -> None:
         """Add rows; `continues` says of each whether it continues the row before it. At most `capacity` rows."""
-        images = {
-            name: self.perception.remember(name, rows[name]) if self.perception else rows[name][:, None]
-            for name in self._images
-        }
+        images = {name: self._remember(name, rows[name], continues) for name in self._images}
         observation = self.layout.flatten_columns(rows, (len(continues),))
         self._write((observation, rows["action"], rows["reward"], rows["terminated"]), images, continues)
 
+    def _remember(self, camera: str, pictures: NDArray[Any], continues: NDArray[np.bool_]) -> NDArray[Any]:
+        """What is kept of pictures; with a history, all of an episode are shifted alike."""
+        if self.perception is None:
+            return pictures[:, None]
+        if self.history == 1:
+            return self.perception.remember(camera, pictures)
+        alike: list[int] = []
+        for picture, goes_on in zip(pictures, continues, strict=True):
+            if not goes_on:
+                self._first_pictures[camera] = zlib.crc32(picture.tobytes())
+            alike.append(self._first_pictures[camera])
+        return self.perception.remember(camera, pictures, alike)
+
     def _write(
-        self, vectors: tuple[NDArray[Any], ...], images: Mapping[str, NDArray[Any]], continues: NDArray[np.bool_]
+        self,
+        vectors: tuple[NDArray[Any], ...],
+        images: Mapping[str, NDArray[Any]],
+        continues: NDArray[np.bool_],
+        ahead: int = 0,
     ) -> None:
+        """Add rows; of them the first `ahead` are there for the history of others and begin no transition."""
         count = len(continues)
         if count == self.capacity:  # the row before the first of these is overwritten too
             continues = np.concatenate([[False], continues[1:]])
@@ -167,9 +190,11 @@ class ReplayBuffer:
         own = (self._observation, self._action, self._reward, self._terminated)
         for array, values in zip((*own, *self._images.values()), (*vectors, *images.values()), strict=True):
             array[where] = values
-        self._linked[where] = False
+        self._linked[where] = self._drawn[where] = False
         before = ((where - 1) % self.capacity)[continues]
         self._linked[before] = True
+        before = before[ahead:]
+        self._drawn[before] = True
         slots = (self._valid_start + self._valid_count + np.arange(len(before))) % self.capacity
         self._valid[slots] = before
         self._valid_count += len(before)
@@ -178,24 +203,30 @@ class ReplayBuffer:
     def copy_rows(self, source: "ReplayBuffer", first: int, stop: int) -> None:
         """Add rows of one episode of a buffer of the same spaces, pictures as kept there; the last leads nowhere.
 
+        What their history needs of the rows before them comes along, and is no transition here.
+
         Args:
             source: Where they lie.
             first: The first row, as `source.rows` counts; what was overwritten since is left out.
             stop: One past the last.
         """
-        first = max(first, source.rows - source.capacity, stop - self.capacity)
-        rows = stop - first
-        if rows < 2:
+        oldest = max(source.rows - source.capacity, stop - self.capacity, 0)
+        first = max(first, oldest)
+        if stop - first < 2:
             return
-        where = np.arange(first, stop) % source.capacity
+        begin = first
+        while begin > max(oldest, first - self.history + 1) and source._linked[(begin - 1) % source.capacity]:
+            begin -= 1
+        where = np.arange(begin, stop) % source.capacity
         vectors = (source._observation, source._action, source._reward, source._terminated)
         images = {name: array[where] for name, array in source._images.items()}
-        self._write(tuple(array[where] for array in vectors), images, np.arange(rows) > 0)
+        continues = np.arange(begin, stop) > begin
+        self._write(tuple(array[where] for array in vectors), images, continues, ahead=first - begin)
         self._newest = None
 
     def _forget(self, where: NDArray[np.int64]) -> None:
         """Drop the transitions of rows about to be overwritten: always the oldest ones."""
-        overwritten = int(self._linked[where].sum()) if self.rows + len(where) > self.capacity else 0
+        overwritten = int(self._drawn[where].sum()) if self.rows + len(where) > self.capacity else 0
         self._valid_start = (self._valid_start + overwritten) % self.capacity
         self._valid_count -= overwritten
 
@@ -229,7 +260,7 @@ class ReplayBuffer:
 
     def empty_batch(self, batch_size: int) -> Batch:
         """Return memory for `sample(out=...)`."""
-        size, actions = self.layout.size, self._action.shape[1]
+        size, actions = self.history * self.layout.size, self._action.shape[1]
         vectors = (
             torch.empty(batch_size, size), torch.empty(batch_size, actions), torch.empty(batch_size),
             torch.empty(batch_size), torch.empty(batch_size, size), torch.empty(batch_size),
@@ -237,7 +268,12 @@ class ReplayBuffer:
         if not self._images:
             return Batch(*vectors)
         images, following = (
-            {n: torch.from_numpy(np.empty((batch_size, *a.shape[2:]), a.dtype)) for n, a in self._images.items()}
+            {
+                name: torch.from_numpy(
+                    np.empty((batch_size, self.history * kept.shape[2], *kept.shape[3:]), kept.dtype)
+                )
+                for name, kept in self._images.items()
+            }
             for _ in range(2)
         )
         return Batch(*vectors, images=images, next_images=following)
@@ -310,14 +346,21 @@ class ReplayBuffer:
             discount,
             following,
         )
+        if self.history == 1 and not self._images:
+            return rows
+        stacks = [history_rows(newest, self.history, self._linked) for newest in (rows, ends)]
+        if self.history > 1:  # `gather` has written the newest alone
+            for taken, into in zip(stacks, (observation, following), strict=True):
+                self._observation.take(taken, axis=0, mode="clip", out=into.reshape(*taken.shape, self.layout.size))
         for name, stored in self._images.items():
             assert out.images is not None
             assert out.next_images is not None
             shifts = stored.shape[1]
             pictures = stored.reshape(-1, *stored.shape[2:])
-            for taken, into in ((rows, out.images), (ends, out.next_images)):
-                chosen = taken * shifts + rng.integers(0, shifts, len(taken))
-                pictures.take(chosen, axis=0, mode="clip", out=into[name].numpy()[start:stop])
+            for taken, into in zip(stacks, (out.images, out.next_images), strict=True):
+                chosen = taken * shifts + rng.integers(0, shifts, (len(taken), 1))
+                place = into[name].numpy()[start:stop].reshape(*taken.shape, *stored.shape[2:])
+                pictures.take(chosen, axis=0, mode="clip", out=place)
         return rows
 
     def sample_chunks(self, rng: np.random.Generator, length: int, out: Batch) -> Batch:

@@ -1,4 +1,4 @@
-"""The inner loop of replay, compiled: n-step transitions gathered from the ring."""
+"""Which rows of the ring a batch is made of. The inner loop is compiled: n-step transitions gathered from the ring."""
 
 from typing import Any
 
@@ -50,3 +50,24 @@ def gather(  # noqa: PLR0913 - a compiled kernel takes arrays, not a configurati
         for column in range(action.shape[1]):
             out_action[item, column] = action[row, column]
     return ends
+
+
+def history_rows(newest: NDArray[np.int64], history: int, linked: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """What came before each of some rows in its episode, as far as the ring still holds it.
+
+    Args:
+        newest: Ring positions, shape (B,).
+        history: Rows wanted of each.
+        linked: Whether the row after each position continues its episode.
+
+    Returns:
+        Ring positions, shape (B, history), the oldest first; where an episode has no row before, its first is repeated.
+    """
+    if history == 1:
+        return newest[:, None]
+    rows = np.empty((len(newest), history), np.int64)
+    rows[:, -1] = newest
+    for i in range(history - 1, 0, -1):
+        before = (rows[:, i] - 1) % len(linked)  # what lies before the oldest row is the newest, which leads nowhere
+        rows[:, i - 1] = np.where(linked[before], before, rows[:, i])
+    return rows

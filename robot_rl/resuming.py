@@ -68,6 +68,11 @@ class OpenEpisode:
     first: Any
     steps: list[Step]
 
+    @property
+    def observations(self) -> list[Any]:
+        """All of them; the last is the one to go on from."""
+        return [self.first, *(step[-1] for step in self.steps)]
+
 
 def repeat_episode(
     env: Env, layout: ObservationLayout, seed: int, columns: dict[str, NDArray[Any]]

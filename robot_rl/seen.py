@@ -40,12 +40,12 @@ class SeenLog:
         if self._file >= 0:
             os.close(self._file)
 
-    def get(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
-        """Features of a picture seen before this process began, or None."""
-        row = self._row.get(self._digest(picture)) if self._row else None
+    def get(self, picture: NDArray[np.uint8], number: int = 0) -> NDArray[np.uint8] | None:
+        """Features of a picture seen before this process began, shifted by what `number` says; or None."""
+        row = self._row.get(self._digest(picture, number)) if self._row else None
         return None if row is None else np.asarray(self._stored[row, DIGEST:]).reshape(self._shape)
 
-    def put(self, picture: NDArray[np.uint8], features: NDArray[np.uint8]) -> None:
+    def put(self, picture: NDArray[np.uint8], number: int, features: NDArray[np.uint8]) -> None:
         """Keep features for the next start; a disk that refuses is no error."""
         if self._broken:
             return
@@ -54,10 +54,12 @@ class SeenLog:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
                 self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
                 os.ftruncate(self._file, len(self._stored) * self._size)  # what a crash tore
-            record = self._digest(picture) + features.tobytes()
+            record = self._digest(picture, number) + features.tobytes()
             self._broken = os.write(self._file, record) < len(record)
         except OSError:
             self._broken = True
 
-    def _digest(self, picture: NDArray[np.uint8]) -> bytes:
-        return blake2b(np.ascontiguousarray(picture).data, digest_size=DIGEST, key=self._salt).digest()
+    def _digest(self, picture: NDArray[np.uint8], number: int) -> bytes:
+        digest = blake2b(np.ascontiguousarray(picture).data, digest_size=DIGEST, key=self._salt)
+        digest.update(number.to_bytes(8, "little"))
+        return digest.digest()

@@ -169,6 +169,7 @@ class Trainer:
 
     def _act(self, observation: Any) -> Any:
         if self.step < self.config.random_steps:
+            self.learner.policy.see(observation)
             return self.state.random.uniform(-1.0, 1.0, self.env.action_space.shape).astype(np.float32)
         return self.learner.policy.act(observation, self._instruction())
 
@@ -182,6 +183,7 @@ class Trainer:
     def _start_buffers(self, observation: Any) -> None:
         self._skill = self.learner.skill(self._instruction())
         self._skill.online.begin_episode(observation)
+        self.learner.policy.begin_episode()
         self._return, self._length = 0.0, 0
 
     def _add(self, action: Any, reward: float, terminated: bool, truncated: bool, following: Any) -> None:
@@ -285,7 +287,9 @@ class Trainer:
             self._start_buffers(episode.first)
             for step in episode.steps:
                 self._add(*step)
-            return episode.steps[-1][-1]
+            *seen, observation = episode.observations
+            self.learner.policy.begin_episode(seen)
+            return observation
         self.progress.log("The environment does not repeat itself; the interrupted episode ends where it was.")
         self.state.step += rows - start
         self.state.episode += 1

@@ -132,9 +132,11 @@ def test_a_second_learner_is_refused(run):
 
 def test_one_command_runs_both_and_either_way_goes_on(tmp_path, capsys):
     path = tmp_path / "run"
-    assert train("reach", run=path, set=(SETTINGS,), asynchronous=True) == 0
+    assert train("reach", run=path, set=((*SETTINGS, "history=2"),), asynchronous=True) == 0
     run = RunDirectory(path)
     check_finished(run)
+    tensors, published = load_tensors(run.policy)
+    assert tensors["observation_mean"].shape == (2 * published["observation_dim"],)
     assert "logs" in capsys.readouterr().out
     assert train(resume=path, steps=170) == 0  # in step
     assert steps_on_disk(run) == 170

@@ -56,6 +56,7 @@ def test_numbers_as_people_write_them(tmp_path):
         ("gamma: 1.5", ["gamma is 1.5", "at least 0", "at most 1"]),
         ("gamma: .nan", ["gamma is nan"]),
         ("seed: -1", ["seed is -1"]),
+        ("history: 0", ["history is 0", "at least 1"]),
         ("demo_fraction: -0.1", ["demo_fraction"]),
         ("agent: {critics: 1}", ["mine.yaml", "agent.critics"]),
         ("agent: {tau: 0}", ["agent.tau"]),

@@ -59,6 +59,16 @@ def test_the_same_picture_is_kept_the_same_alone_or_among_others_and_after_a_res
     np.testing.assert_array_equal(alone[0], together[1])
 
 
+def test_a_picture_that_is_drawn_over_is_remembered_as_it_was():
+    """An environment may give the same memory at every step; raw pixels are kept as they are."""
+    one, shown = eyes(encoder="conv"), pictures(2)
+    reused, first = shown[0], shown[0].copy()
+    newest = one.look_newest(FRONT, reused)
+    reused[:] = shown[1]
+    np.testing.assert_array_equal(newest[0, 0], first)
+    np.testing.assert_array_equal(one.remember(FRONT, first[None])[0, 0], first)
+
+
 def test_eight_bits_of_a_fitted_projection_lose_little():
     """Against the trunk's own features: the kept directions explain most of what varies between pictures."""
     one = eyes(shifts=1)

@@ -64,6 +64,6 @@ def test_a_torn_record_is_cut_and_looked_at_again(tmp_path, pictures):
 def test_a_disk_that_refuses_costs_nothing_but_time(tmp_path, pictures):
     (tmp_path / "file").write_text("in the way")
     log = SeenLog(tmp_path / "file" / "front", (3,), b"salt")
-    log.put(pictures[0], np.zeros(3, np.uint8))
-    log.put(pictures[1], np.zeros(3, np.uint8))
+    log.put(pictures[0], 0, np.zeros(3, np.uint8))
+    log.put(pictures[1], 0, np.zeros(3, np.uint8))
     assert log.get(pictures[0]) is None

@@ -60,6 +60,40 @@ class Point(gym.Env):
         return self.position.astype(np.float32)
 
 
+class Glide(Point):
+    """A point that keeps its velocity, which is not seen: an action changes it by up to `PUSH` a step.
+
+    At rest within 0.1 of the origin: success. A feedback of the position alone never settles: it maps (position,
+    velocity) to where they are a step later with determinant 1, so it contracts nothing. Two positions are enough.
+    """
+
+    PUSH = 0.2
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.velocity = np.zeros_like(self.position)
+
+    def expert(self, rng, noise):
+        env = self
+
+        class Script:
+            def act(self, observation, instruction=""):
+                wanted = (-0.5 * env.position - env.velocity) / env.PUSH + rng.normal(0.0, noise, env.position.shape)
+                return np.clip(wanted, -1.0, 1.0).astype(np.float32)
+
+        return Script()
+
+    def reset(self, *, seed=None, options=None):
+        self.velocity[:] = 0.0
+        return super().reset(seed=seed, options=options)
+
+    def step(self, action):
+        self.velocity += self.PUSH * np.asarray(action, np.float64)
+        self.position = np.clip(self.position + self.velocity, -2.0, 2.0)
+        success = bool(max(np.abs(self.position).max(), np.abs(self.velocity).max()) < 0.1)
+        return self._observe(), float(success), success, False, {"success": success}
+
+
 class Taught(Point):
     """A person has the third and the fourth step of every episode, and pushes right."""
 
@@ -79,5 +113,7 @@ class Taught(Point):
 def register():
     if "toy/Taught-v0" not in gym.registry:
         gym.register("toy/Taught-v0", entry_point=Taught, max_episode_steps=HORIZON, disable_env_checker=True)
+    if "toy/Glide-v0" not in gym.registry:
+        gym.register("toy/Glide-v0", entry_point=Glide, max_episode_steps=2 * HORIZON, disable_env_checker=True)
     if "toy/Point-v0" not in gym.registry:
         gym.register("toy/Point-v0", entry_point=Point, max_episode_steps=HORIZON, disable_env_checker=True)
