@@ -87,15 +87,16 @@ class Skill:
     def keep_demonstrated(self, sources: NDArray[np.uint8], success: bool) -> None:
         """Of the episode that is newest in `online`, what counts as demonstration too.
 
-        All of it, where it succeeded and `keep_successes` says so; else the steps of a person who took over, each run
-        of them by itself, so that no transition joins two.
+        All of it, where it succeeded by itself and `keep_successes` says so. Where a person took over, their steps
+        alone, each run of them by itself, so that no transition joins two: what made the person step in is nothing to
+        imitate.
 
         Args:
             sources: Whose each step was, as the store has it, shape (T,).
             success: Of the episode.
         """
         first = self.online.rows - len(sources) - 1
-        if success and self.config.keep_successes:
+        if success and self.config.keep_successes and not (sources == HUMAN).any():
             self.demos.copy_rows(self.online, first, self.online.rows)
             return
         human = np.concatenate([[False], sources == HUMAN, [False]])
