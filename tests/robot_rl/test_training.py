@@ -287,8 +287,10 @@ def test_the_best_policy_is_published_where_the_last_is_worse(tmp_path):
     assert run.checkpoints.load()[1]["step"] == 120, "and training goes on from the last"
 
 
-def test_what_a_person_did_is_stored_as_done_and_feeds_both_halves(tmp_path):
-    settings = config(task="toy/Taught-v0")
+@pytest.mark.parametrize("keep_successes", [False, True])
+def test_what_a_person_did_is_stored_as_done_and_feeds_both_halves(keep_successes, tmp_path):
+    """And nothing else of the episodes they stepped into is imitated, even where those succeeded."""
+    settings = config(task="toy/Taught-v0", keep_successes=keep_successes)
     run = RunDirectory.create(settings, tmp_path / "run")
     trainer = Trainer(settings, run, Quiet())
     trainer.train()
@@ -300,9 +302,12 @@ def test_what_a_person_did_is_stored_as_done_and_feeds_both_halves(tmp_path):
         assert (rows["action"][rows["source"] == 1] == 0.75).all()
         taught += int(rows["source"].sum()) if record.closed else 0
     demos = next(iter(trainer.learner.skills.values())).demos
-    assert len(demos) == taught > 4, (
+    alone = sum(r.length for r in store.episode_table() if r.closed and r.success and r.length < 3) * keep_successes
+    assert len(demos) == taught + alone > 4, (
         "each step of the person's once, and no transition from one run of them to the next"
     )
+    if alone:
+        return
     batch = demos.sample(64, np.random.default_rng(0))
     assert (batch.action == 0.75).all()
     np.testing.assert_allclose(batch.next_observation - batch.observation, 0.75 * toy.STEP, atol=1e-6)
