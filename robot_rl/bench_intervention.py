@@ -23,7 +23,7 @@ __all__ = ["peg_insert_intervention"]
 
 SEEDS = 3
 DEMONSTRATIONS = 5  # few, so that there is something left to learn
-STEPS, EVERY = 1_500, 100
+STEPS, EVERY = 2_500, 100
 EPISODES = 50  # of each evaluation, by the policy alone
 TARGET = 0.9
 
