@@ -109,6 +109,7 @@ class Actor:
         self.env: Env = make_with_reward(config.task, config.env, reward_of(config, run))
         self.state = LoopState(config.seed, STOP_WINDOW)
         self.stop_requested = False
+        setattr(self.env.unwrapped, "stopping", self._stopping)  # noqa: B010 (where a person is waited for, it looks)
         self.waited_s = 0.0
         self._newest = NewestPolicy(run, config, self.env)
         self._verdicts = Verdicts()

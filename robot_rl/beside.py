@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 
@@ -35,14 +36,22 @@ def _beside(command: str, run: RunDirectory, progress: TrainingProgress) -> Gene
             stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
             env={**os.environ, PARENT: str(os.getpid())},
         )  # fmt: skip
+        ending = threading.Event()
+
+        def watch() -> None:
+            if process.wait() and not ending.is_set():
+                progress.log(f"The {command} failed; what it said: {log.name}. Training goes on without it.")
+
+        watcher = threading.Thread(target=watch, daemon=True)
+        watcher.start()
         try:
             yield
         finally:
-            if process.poll():
-                progress.log(f"The {command} failed; what it said: {log.name}")
+            ending.set()
             process.terminate()
             try:
                 process.wait(PATIENCE_S)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+            watcher.join()

@@ -60,10 +60,7 @@ class Cloning:
         if self.stop_requested:
             return "stopped"
         if demonstrations is None:
-            raise ConfigError(
-                f"agent.kind={self.config.agent.kind} clones demonstrations, and there are none. Give --demos PATH "
-                "(robot-rl record, robot-rl demo), or --demos N where the task has a script."
-            )
+            raise ConfigError(f"{self.run.path}: there are no demonstrations to clone.")
         self.progress.log("Looking through the demonstrations.")
         saved = self._checkpoints.load() if self._checkpoints.exists else None
         spaces = (env.observation_space, env.action_space)

@@ -23,6 +23,7 @@ def actor(run: Positional[Run]) -> int:
     from robot_rl.run_directory import RunDirectory
 
     directory, settings = RunDirectory.open(run)
+    _acts(settings, directory)
     with TrainingProgress(f"acting for {run}") as progress:
         one = Actor(settings, directory, progress)
         with ending_in_order(one):
@@ -38,6 +39,7 @@ def learner(run: Positional[Run]) -> int:
     from robot_rl.run_directory import RunDirectory
 
     directory, settings = RunDirectory.open(run)
+    _acts(settings, directory)
     os.nice(10)  # where they share a core, acting goes first
     with TrainingProgress(f"learning for {run}") as progress:
         one = AsyncLearner(settings, directory, progress)
@@ -80,6 +82,14 @@ def refitter(run: Positional[Run]) -> int:
             one.watch()
     print(f"The refitter ended; it fitted the reward {one.fits} times.")
     return 0
+
+
+def _acts(settings: Any, directory: Any) -> None:
+    if settings.agent.kind != "sac":
+        raise ConfigError(
+            f"{directory.path} only clones demonstrations (agent.kind={settings.agent.kind}): nobody acts in it. Go on "
+            f"with: robot-rl train --resume {directory.path}"
+        )
 
 
 def _at_least_one(name: str, value: int) -> None:

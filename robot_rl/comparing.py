@@ -41,8 +41,12 @@ def compare_runs(groups: Sequence[str], out: Path, *, title: str, evaluated: boo
     tasks: list[str] = []
     for group in groups:
         label, _, paths = group.rpartition("=")
-        runs = [RunDirectory.open(path) for path in paths.split(",")]
-        label = label or Path(paths).name
+        runs = [RunDirectory.open(path) for path in paths.split(",") if path]
+        label = label or "/".join(Path(paths).parts[-2:])
+        if label in curves or label in levels:
+            raise ConfigError(f"Two groups are called {label!r}; say which is which: LABEL=RUN,RUN OTHER=RUN")
+        if len({config.agent.kind == "sac" for _, config in runs}) != 1:
+            raise ConfigError(f"{label}: a group is of runs that learnt or of runs that cloned, and not both or none.")
         tasks += [config.task for _, config in runs]
         results = [result for run, _ in runs if (result := _result(run)) is not None]
         if all(config.agent.kind != "sac" for _, config in runs):
@@ -71,7 +75,13 @@ def _rows(run: RunDirectory, config: TrainConfig, evaluated: bool) -> list[Metri
 
 def _result(run: RunDirectory) -> dict[str, Any] | None:
     path = run.path / "evaluation.json"
-    return json.loads(path.read_text()) if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        result = json.loads(path.read_text())
+        return {name: result[name] for name in ("successes", "episodes", "success_rate", "seed")}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path} is no evaluation ({error}). Make another: robot-rl eval {run.path}") from error
 
 
 def _told(result: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ from robot_rl.demonstrations import record, scripted_expert
 from robot_rl.environments import Env, instructions_of, return_range
 from robot_rl.errors import ConfigError
 from robot_rl.observation import ObservationLayout
+from robot_rl.operators import Operator
 from robot_rl.perception import Perception
 from robot_rl.policy import check_device
 from robot_rl.progress import TrainingProgress
@@ -32,6 +33,7 @@ def resolve(config: TrainConfig) -> TrainConfig:
         ConfigError: The environment cannot be made or learnt in, or the demonstrations are of another one.
     """
     check_device(config.device)
+    _check_beginning(config)
     env = make_with_reward(config.task, config.env, config.reward)
     try:
         layout = ObservationLayout(env.observation_space)
@@ -58,6 +60,23 @@ def resolve(config: TrainConfig) -> TrainConfig:
     finally:
         env.close()
     return config
+
+
+def _check_beginning(config: TrainConfig) -> None:
+    """Whether learning may begin with the policy of the run that `init` names."""
+    if not config.init:
+        return
+    run, other = RunDirectory.open(config.init)
+    flow = (config.agent.kind == "flow", other.agent.kind == "flow")
+    for what, mine, theirs in (
+        ("task", config.task, other.task),
+        ("env.observations", config.env.get("observations", "state"), other.env.get("observations", "state")),
+        ("chunks of actions (agent.kind=flow)", *flow),
+    ):
+        if mine != theirs:
+            raise ConfigError(f"--init {config.init}: its {what} is {theirs}, this run's {mine}; no policy for both.")
+    if not run.policy.is_file():
+        raise ConfigError(f"--init {config.init}: that run has published no policy yet.")
 
 
 def _check_origin(config: TrainConfig, demonstrations: EpisodeStore) -> None:
@@ -108,11 +127,21 @@ def open_demonstrations(
     expert = scripted_expert(env, np.random.default_rng([config.seed, 4]), config.demo_noise)
     if expert is None:
         raise ConfigError(f"{config.task} has no scripted expert; give --demos PATH or --demos none.")
-    record(
-        env, expert, unfinished, episodes=int(config.demos), seed=DEMONSTRATION_SEED + 10_000 * config.seed,
-        task=config.task, options=config.env, on_episode=lambda kept, _: progress.update(step=kept), stop=stop,
-    ).close()  # fmt: skip
+    told = f" (Success is what the reward {config.reward} says: it may be too strict.)" if config.reward else ""
+    try:
+        _record(config, env, expert, unfinished, progress, stop)
+    except ConfigError as error:
+        raise ConfigError(f"{error}{told}", **error.fields) from error
     if stop():
         return None
     unfinished.rename(path)
     return EpisodeStore.open(path)
+
+
+def _record(
+    config: TrainConfig, env: Env, expert: Operator, path: Path, progress: TrainingProgress, stop: Callable[[], bool]
+) -> None:
+    record(
+        env, expert, path, episodes=int(config.demos), seed=DEMONSTRATION_SEED + 10_000 * config.seed,
+        task=config.task, options=config.env, on_episode=lambda kept, _: progress.update(step=kept), stop=stop,
+    ).close()  # fmt: skip

@@ -63,7 +63,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
                 raise ValueError("its checksum does not match, so it was damaged after it was written")
         facts = json.loads(metadata.get("facts", "{}"))
     except (OSError, SafetensorError, ValueError, KeyError, OverflowError, AttributeError) as error:
-        raise StoreError(f"Cannot read {path}: {error}. Is this a run that has begun training?", path=path) from error
+        raise StoreError(f"Cannot read {path}: {error}. Is it whole, and the right directory?", path=path) from error
     return tensors, facts
 
 

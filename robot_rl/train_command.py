@@ -94,7 +94,7 @@ def train(  # noqa: PLR0913 (the command line's options)
                 "--resume continues a run as it was configured; only --steps, --eval-every and --async may be given "
                 "with it."
             )
-        directory, settings = _resumed(resume, steps, eval_every)
+        directory, settings = _resumed(resume, steps, eval_every, asynchronous)
         return _train(settings, directory, f"{settings.task}, resumed", evaluate, asynchronous)
     preset = preset or "fast"
     settings = named_preset(preset, task)
@@ -103,6 +103,8 @@ def train(  # noqa: PLR0913 (the command line's options)
     if config is not None:
         settings = load_config(config, settings)
     settings = overlay(settings, assignments(chain.from_iterable(set)), "--set")
+    if agent is not None:  # whatever the file says
+        settings = replace(settings, agent=replace(settings.agent, kind=agent))
     settings = replace(settings, env={**settings.env, **place(cell, rehearse), **_hand(teleop)})
     chosen = {
         "task": task or settings.task, "seed": seed, "steps": steps, "demos": demos, "eval_every": eval_every,
@@ -110,6 +112,8 @@ def train(  # noqa: PLR0913 (the command line's options)
     }  # fmt: skip
     chosen["init"] = None if init is None else str(init.resolve())
     if reward == "human":
+        if refit_every or settings.env.get("reward", "human") != "human":
+            raise ConfigError("--reward human: a person's word is the reward; nothing is fitted and env.reward says no other.")
         settings = replace(settings, env={**settings.env, "reward": "human"})
     elif reward is not None:
         chosen["reward"] = str(Path(reward).resolve())
@@ -120,25 +124,40 @@ def train(  # noqa: PLR0913 (the command line's options)
     resolved = resolve(settings)
     if demos is not None and demos.isdigit() and int(demos) and resolved.demos == "none":
         raise ConfigError(f"{settings.task} has no script to record {demos} demonstrations; give --demos PATH or none.")
+    _check_cloning(resolved, asynchronous)
     cloning = resolved.agent.kind != "sac"
-    if cloning and (asynchronous or teleop or eval_every):
-        raise ConfigError(
-            f"--agent {resolved.agent.kind} only clones demonstrations: nobody acts meanwhile, so --async, --teleop "
-            "and --eval-every have no meaning."
-        )
     if preset == "fast" and resolved.demos == "none" and not cloning:
         print("No demonstrations to start from: using preset scratch, which explores from nothing.", file=sys.stderr)
         return train(
             task, "scratch", init=init, seed=seed, steps=steps, demos="none", run=run, cell=cell, rehearse=rehearse,
-            config=config, set=set, asynchronous=asynchronous, reward=reward, refit_every=refit_every, teleop=teleop, eval_every=eval_every,
-            evaluate=evaluate,
+            config=config, set=set, asynchronous=asynchronous, reward=reward, refit_every=refit_every, teleop=teleop,
+            eval_every=eval_every, evaluate=evaluate,
         )  # fmt: skip
     directory = RunDirectory.create(resolved, run)
     learns = f"agent {resolved.agent.kind}" if cloning else f"preset {preset}"
     return _train(resolved, directory, f"{resolved.task}, {learns}, seed {resolved.seed}", evaluate, asynchronous)
 
 
-def _resumed(resume: Path, steps: int | None, eval_every: int | None) -> tuple[Any, Any]:
+def _check_cloning(settings: Any, asynchronous: bool) -> None:
+    """Whether what is asked for makes sense where demonstrations are only cloned."""
+    kind = settings.agent.kind
+    if kind == "sac":
+        return
+    if asynchronous or settings.eval_every or settings.reward_refit or settings.env.get("teleop"):
+        raise ConfigError(
+            f"--agent {kind} only clones demonstrations: nobody acts meanwhile, so --async, --teleop, --refit-every and "
+            "--eval-every have no meaning."
+        )
+    if settings.demos == "none":
+        raise ConfigError(
+            f"--agent {kind} clones demonstrations, and there are none. Give --demos PATH (robot-rl record, robot-rl "
+            "demo), or --demos N where the task has a script."
+        )
+
+
+def _resumed(
+    resume: Path, steps: int | None, eval_every: int | None, asynchronous: bool
+) -> tuple[Any, Any]:
     """A run to go on with and its settings, changed where asked for; nothing is changed where that is refused."""
     from robot_rl.run_directory import RunDirectory
 
@@ -148,8 +167,9 @@ def _resumed(resume: Path, steps: int | None, eval_every: int | None) -> tuple[A
     if steps is not None and steps <= (taken := _steps_taken(directory)):
         raise ConfigError(f"--steps is {steps}, and {resume} has taken {taken} already. Ask for more, or evaluate it.")
     given = {k: v for k, v in {"steps": steps, "eval_every": eval_every}.items() if v is not None}
+    settings = replace(settings, **given)
+    _check_cloning(settings, asynchronous)
     if given:
-        settings = replace(settings, **given)
         directory.write_config(settings)
     return directory, settings
 
@@ -172,8 +192,10 @@ def _train(settings: Any, directory: Any, title: str, evaluate: bool, asynchrono
     from robot_rl.metrics import read_metrics
     from robot_rl.plots import cloning_curve, learning_curve
     from robot_rl.progress import TrainingProgress
+    from robot_rl.rewards.refitting import reward_of
 
     print(f"Run: {directory.path}", flush=True)
+    reward_of(settings, directory)  # copied before there is anyone to read it
     with TrainingProgress(title) as progress:
         try:
             run = _run_async if asynchronous else _run_in_step if settings.agent.kind == "sac" else _clone

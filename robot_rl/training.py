@@ -46,6 +46,7 @@ class Trainer:
         self.env: Env = make_with_reward(config.task, config.env, reward_of(config, run))
         self.state = LoopState(config.seed, STOP_WINDOW)
         self.stop_requested = False
+        setattr(self.env.unwrapped, "stopping", self._stopping)  # noqa: B010 (where a person is waited for, it looks)
         self._skill: Skill
         self._verdicts = Verdicts()
         self._return, self._length = 0.0, 0
@@ -116,7 +117,9 @@ class Trainer:
                 self.progress.phase("training", self.config.steps)
                 reason = self._loop(observation)
             self.store.close()
-        except Exception:  # whatever failed, the steps seen since the last commit are worth keeping
+        except (
+            BaseException
+        ):  # whatever failed, and whoever lost patience: the steps seen since the last commit are worth keeping
             with suppress(StoreError):
                 self.store.close()
             raise

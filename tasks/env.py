@@ -1,5 +1,6 @@
 """The one environment: a cell and a task as Gymnasium sees them."""
 
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, SupportsFloat
 
@@ -128,6 +129,7 @@ class RobotEnv(gym.Env[Observation, NDArray[np.float32]]):
         self.instruction, self.instructions = spec.instruction, task.instructions
         self._placed = False  # whether the objects have been, by a reset of this environment
         self._closed = False
+        self.stopping: Callable[[], bool] = lambda: False  # whether whoever runs this wants to end
         self._deadline = 0.0
         self._last: Observation = {}
         self._unsuccessful = 0  # episodes begun since the last success or placing

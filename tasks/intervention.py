@@ -213,13 +213,16 @@ class Intervention(Wrapper):
 
     def _ask(self, pictures: dict[str, NDArray[np.uint8]]) -> frozenset[str]:
         """Hold the arm until it is said what became of the episode."""
-        told: dict[str, Any] = {"state": "did it succeed?", "hint": "Time is up. Say success or failure."}
+        told: dict[str, Any] = {
+            "state": "did it succeed?",
+            "hint": "Time is up. Say success, failure, re-record or stop.",
+        }
         while True:
             self._robot.hold()
             self.hand.show({**told, "instruction": self._robot.instruction}, pictures)
             said = self.hand.verdict() & ENDINGS
-            if said:
-                return said
+            if said or self._robot.stopping():
+                return said or frozenset({"stop"})
             time.sleep(PAUSED_S)
 
     def _pause(self, proposed: Action) -> frozenset[str]:
@@ -228,5 +231,7 @@ class Intervention(Wrapper):
             self._robot.hold()  # again and again, or the watchdog takes the silence for a dead program
             time.sleep(PAUSED_S)
             _, said = self.hand.act(proposed)
+            if self._robot.stopping():
+                return frozenset({"stop"})
             if said:
                 return said - {"pause"}

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from robot_rl.errors import ConfigError
+from robot_rl.errors import ConfigError, StoreError
 from robot_rl.observation import ObservationLayout
 from robot_rl.perception import Perception
 from robot_rl.rewards.frames import Frames
@@ -197,7 +197,10 @@ class SuccessClassifier:
             StoreError: The disk failed or is full.
         """
         path = Path(path)
-        path.mkdir(parents=True, exist_ok=True)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"Cannot make {path}: {error.strerror}.", path=path) from error
         tensors = {**self.eyes.state(), "head": self._head.clone()}
         tensors |= {f"encoder.{name}": value.clone() for name, value in self._encoder.state_dict().items()}
         own = {
@@ -258,6 +261,13 @@ class Seen:
     success: NDArray[np.bool_]
     episode: NDArray[np.int64]
     judged: NDArray[np.bool_]
+
+    def of(self, rows: NDArray[np.int64]) -> "Seen":
+        """Some of them."""
+        if len(rows) == len(self.success):
+            return self
+        kept = {name: values[rows] for name, values in self.kept.items()}
+        return Seen(kept, self.success[rows], self.episode[rows], self.judged[rows])
 
     def __add__(self, more: "Seen") -> "Seen":
         """Both; an episode of one is none of the other's."""

@@ -2,11 +2,13 @@
 
 import json as json_format
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
 from tyro.conf import Positional, arg, subcommand
 
+from robot_rl.arguments import Settings
 from robot_rl.errors import ConfigError
 
 __all__ = ["reward"]
@@ -28,6 +30,7 @@ class Collect:
         int, arg(help="Of the task: each press of `success` marks the next, after the last none; the last is success")
     ] = 1
     seed: Annotated[int, arg(help="Of the first episode and of the script")] = 0
+    set: Annotated[Settings, arg(metavar="KEY=VALUE ...", help="Options of the environment, for example arm=ur5e")] = ()
 
 
 @dataclass(frozen=True)
@@ -84,18 +87,22 @@ def reward(
 
 
 def _collect(command: Collect) -> int:
+    from robot_rl.assignments import assignments
     from robot_rl.progress import TrainingProgress
     from robot_rl.rewards.collecting import collect_frames
 
     if command.episodes < 1:
         raise ConfigError(f"--episodes is {command.episodes}; it must be at least 1.")
+    if command.seed < 0 or command.stages < 1:
+        raise ConfigError(f"--seed is {command.seed} and --stages {command.stages}; at least 0 and 1.")
+    options = assignments(pair.removeprefix("env.") for pair in chain.from_iterable(command.set))
     out = Path("rewards") / command.task / "frames" if command.out is None else command.out
     out.parent.mkdir(parents=True, exist_ok=True)
     with TrainingProgress(f"{command.task}: frames for a reward") as progress:
         progress.phase("episodes", command.episodes)
         store = collect_frames(
             command.task, out, episodes=command.episodes, device=command.device, stages=command.stages,
-            seed=command.seed,
+            seed=command.seed, options=options,
             on_episode=lambda done, shown: progress.update(step=done, frames_of_success=shown),
         )  # fmt: skip
         rows = store.rows
@@ -114,6 +121,10 @@ def _train(command: Train) -> int:
 
     if not 0.0 <= command.false_positives < 1.0:
         raise ConfigError(f"--false-positives is {command.false_positives}; it lies between 0 and 1.")
+    if command.seed < 0:
+        raise ConfigError(f"--seed is {command.seed}; it is at least 0.")
+    if command.out.exists() and not command.out.is_dir():
+        raise ConfigError(f"--out {command.out} is a file; a reward is a directory.")
     frames, store = read_frames(command.stores)
     task = str(store.metadata.get("task", ""))
     parse_conditions(command.when, store.metadata.get("state_layout", {}))
@@ -146,15 +157,22 @@ def _train(command: Train) -> int:
 
 
 def _mine(command: Mine) -> int:
+    from robot_rl.progress import TrainingProgress
     from robot_rl.rewards.classifier import SuccessClassifier
     from robot_rl.rewards.mining import mark, mine
     from robot_rl.rewards.mistakes import draw_mistakes
     from robot_rl.run_directory import RunDirectory
     from robot_rl.store import EpisodeStore
+    from robot_rl.store_commit import COMMIT
 
     one, facts = SuccessClassifier.load(command.path)
-    store = EpisodeStore.open(RunDirectory.open(command.run)[0].episodes)
-    frames = mine(store, one)
+    directory, _ = RunDirectory.open(command.run)
+    if not (directory.episodes / COMMIT).is_file():
+        raise ConfigError(f"{command.run} has no episodes yet.")
+    store = EpisodeStore.open(directory.episodes)
+    with TrainingProgress(f"mining {command.run}") as progress:
+        progress.phase("episodes", len(store.episode_table()))
+        frames = mine(store, one, on_episode=lambda done: progress.update(step=done))
     if frames is None:
         raise ConfigError(
             f"Nobody has said of any episode of {command.run} whether it succeeded. On the twin the oracle does, in "
@@ -165,7 +183,11 @@ def _mine(command: Mine) -> int:
     sheet = draw_mistakes(frames, probability, one.threshold, command.path / "mined.png")
     wrong = (probability >= one.threshold) != frames.success
     print(f"{len(frames)} frames, {int(wrong.sum())} of them wrongly called: marked in {store.path}\nPictures: {sheet}")
-    print(f"Train anew with: robot-rl reward train {' '.join(facts['stores'])} {store.path} --out {command.path}-2")
+    also = f" --false-positives {facts.get('false_positives', 0.001)}"
+    if facts.get("conditions"):
+        also += " --when " + " ".join(f'"{condition}"' for condition in facts["conditions"])
+    stores = " ".join([*facts["stores"], str(store.path)])
+    print(f"Train anew with: robot-rl reward train {stores} --out {command.path}-2{also}")
     return 0
 
 

@@ -18,7 +18,7 @@ __all__ = ["MARK", "Frames", "read_frames"]
 MARK = "success/frames"
 """The label that `robot-rl reward collect` writes: the stage that a frame shows to be reached, 0 for none.
 
-With one stage, 1 is success; with several, the last is.
+With one stage, 1 is success; with several, the last is, and -1 says that it is none and nothing of those before.
 """
 
 
@@ -32,7 +32,7 @@ class Frames:
         episode: A number for each episode, over all stores, shape (N,): what belongs together stays together when
             frames are split.
         where: Store, episode and row of each, for people.
-        stage: How far each shows it to be, 0 to K, shape (N,).
+        stage: How far each shows it to be, 0 to K, shape (N,); -1 where it is only known to be no success.
     """
 
     pictures: dict[str, NDArray[np.uint8]]
@@ -89,7 +89,13 @@ def read_frames(paths: Sequence[str | Path]) -> tuple[Frames, EpisodeStore]:
         raise ConfigError(
             f"{paths[0]} has no pictures; a success classifier sees. Record with: --set observations=vision"
         )
-    last = max(int(store.metadata.get("stages", 1)) for store in stores)
+    told = {int(store.metadata["stages"]) for store in stores if "stages" in store.metadata}
+    if len(told) > 1:
+        raise ConfigError(
+            f"These stores were marked for {' and '.join(map(str, sorted(told)))} stages; a reward has one number of "
+            "them."
+        )
+    last = max(told, default=1)
     pictures: dict[str, list[NDArray[np.uint8]]] = {name: [] for name in cameras}
     stages: list[NDArray[np.float32]] = []
     episodes: list[NDArray[np.int64]] = []
@@ -100,17 +106,19 @@ def read_frames(paths: Sequence[str | Path]) -> tuple[Frames, EpisodeStore]:
         marked = MARK in label_names(store.path)
         for record in store.episode_table():
             rows = store.read(record.start, record.stop, [*cameras, *([MARK] if marked else [])])
-            shown = np.zeros(record.stop - record.start, np.float32)
+            shown = np.full(record.stop - record.start, 0.0 if last == 1 else -1.0, np.float32)
             if marked:
                 shown = rows[MARK]
-            else:
-                shown[-1] = last * record.success
+            elif record.success:
+                shown[-1] = last
             known = ~np.isnan(shown)
             for name in cameras:
                 pictures[name].append(rows[name][known])
             stages.append(shown[known])
             episodes.append(np.full(int(known.sum()), len(episodes), np.int64))
             where += [f"{store.path.name} episode {record.index} row {i}" for i in np.flatnonzero(known)]
+    if not stages:
+        raise ConfigError(f"{', '.join(str(path) for path in paths)}: there are no episodes to look at.")
     stage = np.concatenate(stages).astype(np.int64)
     frames = Frames(
         {name: np.concatenate(parts) for name, parts in pictures.items()}, stage >= last, np.concatenate(episodes),

@@ -5,6 +5,8 @@ nowhere; a success at its end). `policy` asks nobody: whatever the newest episod
 against the marked ones that are (VICE, Fu et al., arXiv 1805.11686), so that what pleases the reward ceases to.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -40,6 +42,7 @@ def mine(
     first: int = 0,
     last: int | None = None,
     seed: int = 0,
+    on_episode: Callable[[int], None] = lambda _done: None,
 ) -> Frames | None:
     """The frames that teach a classifier most, of the closed episodes of a run.
 
@@ -50,6 +53,7 @@ def mine(
         first: The first episode to look at.
         last: One past the last; all closed ones by default.
         seed: Of what `policy` draws.
+        on_episode: Called after each with their number so far.
 
     Returns:
         None where nobody knows anything.
@@ -62,7 +66,8 @@ def mine(
     records = [record for record in store.episode_table() if record.closed][first:last]
     rng = np.random.default_rng(seed)
     found: list[Frames] = []
-    for record in records if teacher == "known" else records[-NEWEST:]:
+    for number, record in enumerate(records if teacher == "known" else records[-NEWEST:]):
+        on_episode(number)
         truth = known(store, record)
         if teacher == "policy":
             truth = np.full(len(truth), np.nan, np.float32)
@@ -75,7 +80,7 @@ def mine(
         episode = np.full(len(rows), record.index, np.int64)
         shown = truth[rows] > 0.5
         pictures = {name: columns[name][rows] for name in cameras}
-        frames = Frames(pictures, shown, episode, where, classifier.stages * shown)
+        frames = Frames(pictures, shown, episode, where, np.where(shown, classifier.stages, -(classifier.stages > 1)))
         if teacher == "known":
             frames = frames.of(_hardest(classifier.probabilities(frames), frames.success))
         found.append(frames)

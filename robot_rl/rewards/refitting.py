@@ -1,5 +1,6 @@
 """A reward that learns from the run it judges: a process beside training that mines its mistakes and fits it anew."""
 
+import os
 import shutil
 import time
 from pathlib import Path
@@ -31,13 +32,13 @@ def reward_of(config: TrainConfig, run: RunDirectory) -> str | Path:
     own = run.path / "reward"
     if not (own / FILE).is_file():
         try:
-            part = run.path / ".reward.part"
+            part = run.path / f".reward.{os.getpid()}.part"
             shutil.rmtree(part, ignore_errors=True)
             shutil.copytree(config.reward, part)
             shutil.rmtree(own, ignore_errors=True)
             part.rename(own)
         except OSError as error:
-            raise StoreError(f"Cannot copy the reward {config.reward} to {own}: {error.strerror}.", path=own) from error
+            raise StoreError(f"Cannot copy the reward {config.reward} to {own}: {error}.", path=own) from error
     return own
 
 
@@ -69,7 +70,9 @@ class Refitter:
         self._place = Path(reward_of(config, run))
         self._classifier, self._facts = SuccessClassifier.load(self._place)
         self._rate = float(self._facts.get("false_positives", 0.001))
-        self._mined = int(self._facts.get("mined_episodes", 0))
+        self._run_name = str(run.path.resolve())
+        own = self._facts.get("mined_run") == self._run_name  # another run's count is of its own episodes
+        self._mined = int(self._facts.get("mined_episodes", 0)) if own else 0
 
     def watch(self) -> None:
         """Fit until `stop_requested`.
@@ -109,11 +112,12 @@ class Refitter:
         if not (self.run.episodes / COMMIT).is_file():
             return None
         store = EpisodeStore.open(self.run.episodes)
-        episodes = sum(record.closed for record in store.episode_table())
+        # What is said of an episode is written down just after it is closed: the newest one waits.
+        episodes = sum(record.closed for record in store.episode_table()) - 1
         if episodes < self._mined + self.config.reward_refit:
             return None
         teacher = self.config.reward_teacher
-        frames = mine(store, self._classifier, teacher=teacher, first=self._mined, seed=episodes)
+        frames = mine(store, self._classifier, teacher=teacher, first=self._mined, last=episodes, seed=episodes)
         self._mined = episodes
         if frames is None:
             self.progress.log(
@@ -126,7 +130,8 @@ class Refitter:
     def _fit(self, seen: Seen) -> None:
         scores, _ = self._classifier.learn(seen, self._rate, self._tell)
         self.fits += 1
-        facts = {"scores": scores.to_json(), "frames": len(seen.success), "mined_episodes": self._mined}
+        mined = {"mined_episodes": self._mined, "mined_run": self._run_name}
+        facts = {"scores": scores.to_json(), "frames": len(seen.success), **mined}
         self._classifier.save(self._place, {**self._facts, **facts})
         self.run.event("reward_refit", episodes=self._mined, **scores.to_json())
         self.progress.log(f"After {self._mined} episodes the reward is fitted anew. On frames left out: {scores}")

@@ -55,8 +55,9 @@ def fit_stages(
     for stage in range(1, last.stages + 1):
         one = last if stage == last.stages else SuccessClassifier(space, vision, seed, task, last.eyes)
         told = f"stage {stage}: " if last.stages > 1 else ""
+        known = np.flatnonzero((frames.stage >= 0) | (stage == last.stages))
         scores, left_out = one.learn(
-            replace(seen, success=frames.stage >= stage),
+            replace(seen, success=frames.stage >= stage).of(known),
             false_positive_rate,
             lambda what, done, of, told=told: on_progress(told + what, done, of),
         )

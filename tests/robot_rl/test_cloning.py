@@ -156,14 +156,39 @@ def test_learning_begins_with_a_cloned_policy(tmp_path):
     [
         (["--agent", "dagger"], "sac, bc (Gaussian) or flow"),
         (["--agent", "bc", "--demos", "none"], "there are none. Give --demos PATH"),
+        (["--agent", "bc", "--eval-every", "10"], "nobody acts meanwhile"),
         (["--agent", "flow", "--async"], "nobody acts meanwhile"),
         (["--set", "agent.chunk_executed=9"], "between 1 and agent.chunk (8)"),
-        (["--init", "nowhere"], "nowhere"),
+        (["--init", "nowhere"], "is no run directory"),
     ],
 )
 def test_what_cannot_be_is_said(more, said, tmp_path, capsys):
     assert cli.main(["train", "toy/Point-v0", "--run", str(tmp_path / "run"), *more]) == 2
     assert said in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "run").exists(), "nothing was begun"
+
+
+def test_a_cloned_run_is_only_gone_on_with_as_one(tmp_path, capsys):
+    """Learning step by step in it would overwrite the policy that was cloned."""
+    _, run = clone(tmp_path / "run", config("bc"))
+    before, settings, resumed = run.policy.read_bytes(), run.config.read_bytes(), ["train", "--resume", str(run.path)]
+    for arguments in (
+        [*resumed, "--async"], [*resumed, "--eval-every", "5"], ["actor", str(run.path)], ["learner", str(run.path)],
+    ):  # fmt: skip
+        assert cli.main(arguments) == 2, arguments
+        assert "only clone" in capsys.readouterr().err
+    assert (run.policy.read_bytes(), run.config.read_bytes()) == (before, settings)
+    assert not run.episodes.exists()
+
+
+def test_what_is_asked_for_beats_a_file(tmp_path):
+    clone(tmp_path / "sac", config("bc"))
+    text = (tmp_path / "sac" / "config.yaml").read_text()
+    (tmp_path / "sac.yaml").write_text(text.replace("kind: bc", "kind: sac"))
+    arguments = ["train", "--config", str(tmp_path / "sac.yaml"), "--agent", "flow", "--run", str(tmp_path / "run"),
+                 "--no-evaluate", "--set", "bc_updates=20", "agent.hidden_sizes=[8]"]  # fmt: skip
+    assert cli.main(arguments) == 0
+    assert RunDirectory.open(tmp_path / "run")[1].agent.kind == "flow"
 
 
 def test_a_policy_of_other_widths_is_no_beginning(tmp_path, capsys):

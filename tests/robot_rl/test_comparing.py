@@ -45,11 +45,18 @@ def test_runs_are_drawn_and_told(tmp_path, capsys):
         (["fast={tmp}/nowhere"], "is no run directory"),
         (["fast={tmp}/fresh"], "has no metrics.jsonl"),
         (["bc={tmp}/bc"], "robot-rl eval"),
+        (["a={tmp}/done", "a={tmp}/done"], "Two groups are called 'a'"),
+        (["a={tmp}/done,{tmp}/bc"], "not both or none"),
+        (["a=,"], "not both or none"),
+        (["a={tmp}/torn"], "is no evaluation"),
     ],
 )
 def test_what_cannot_be_drawn_is_said(groups, said, tmp_path, capsys):
     made(tmp_path / "fresh")
     made(tmp_path / "bc", kind="bc")
+    made(tmp_path / "done", success=[1] * 30, result=90)
+    made(tmp_path / "torn", success=[1] * 30)
+    (tmp_path / "torn" / "evaluation.json").write_text('{"episodes": 1')
     assert (
         cli.main(["compare", *(group.format(tmp=tmp_path) for group in groups), "--out", str(tmp_path / "x.png")]) == 2
     )

@@ -229,9 +229,41 @@ def test_it_works_beside_training_in_a_process_of_its_own(run, tmp_path):
         first = SuccessClassifier.load(copy.path / "reward")[1]
         again = Refitter(config, copy, progress)
     assert "Traceback" not in log.read_text()
-    assert first["mined_episodes"] == len(EpisodeStore.open(copy.episodes).episode_table())
+    closed = [record for record in EpisodeStore.open(copy.episodes).episode_table() if record.closed]
+    assert first["mined_episodes"] == len(closed) - 1, "the newest one waits for what is said of it"
     assert again._newly_mined() is None, "nothing new to learn from"
     assert len(again._marked().success) == first["frames"], "and what was mined before is mined again"
+
+
+def test_a_reward_that_was_fitted_in_another_run_begins_anew(run, reward, tmp_path):
+    """Its count is of that run's episodes."""
+    one, facts = SuccessClassifier.load(reward)
+    one.save(tmp_path / "fitted", {**facts, "mined_episodes": 99, "mined_run": "/elsewhere"})
+    copy = RunDirectory(tmp_path / "run")
+    shutil.copytree(run, copy.path)
+    shutil.rmtree(copy.path / "reward", ignore_errors=True)
+    config = refitted(run, reward=str(tmp_path / "fitted"))
+    with TrainingProgress("test") as progress:
+        assert Refitter(config, copy, progress)._newly_mined() is not None
+
+
+def test_one_that_fails_beside_is_said_at_once(run, tmp_path):
+    """And not an hour later, when training ends."""
+    copy = RunDirectory(tmp_path / "run")
+    shutil.copytree(run, copy.path)
+    config = refitted(run)
+    copy.write_config(config)
+    (copy.path / "reward").mkdir(exist_ok=True)
+    (copy.path / "reward" / "reward.safetensors").write_bytes(b"torn")
+    said = []
+    with TrainingProgress("test") as progress:
+        progress.log = said.append
+        with working_beside(config, copy, progress):
+            end = time.monotonic() + 60
+            while not said:
+                assert time.monotonic() < end, "nothing was said"
+                time.sleep(0.1)
+    assert "The refitter failed" in said[0]
 
 
 def test_conditions_by_hand():
@@ -274,6 +306,8 @@ def test_success_needs_the_conditions_too(reward, tmp_path):
     [
         (["train", "reach", "--refit-every", "5"], "Give --reward REWARD"),
         (["train", "reach", "--reward", "human"], "nobody is there. Give --teleop"),
+        (["train", "reach", "--reward", "human", "--refit-every", "3"], "nothing is fitted"),
+        (["reward", "mine", "{reward}", "{run}/../cloned"], "has no episodes yet"),
         (["train", "reach", "--reward", "{reward}", "--set", "env.reward=dense"], "one of the two"),
         (["train", "reach", "--set", "reward_teacher=oracle"], "known or policy"),
         (["refitter", "{run}"], "no reward to be fitted anew"),
@@ -281,5 +315,7 @@ def test_success_needs_the_conditions_too(reward, tmp_path):
     ],
 )
 def test_what_is_wrong_is_said(arguments, said, reward, run, capsys):
+    if not (run.parent / "cloned").exists():
+        RunDirectory.create(preset("fast", "reach"), run.parent / "cloned")
     assert cli.main([argument.format(reward=reward, run=run) for argument in arguments]) == 2
     assert said in " ".join(capsys.readouterr().err.split())

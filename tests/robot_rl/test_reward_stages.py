@@ -5,12 +5,14 @@ import pytest
 
 from robot_rl import cli
 from robot_rl.environments import make
+from robot_rl.errors import ConfigError
 from robot_rl.rewards import SuccessClassifier, read_frames
 from robot_rl.rewards.collecting import collect_frames
 from robot_rl.rewards.frames import MARK
 from robot_rl.rewards.learned import LearnedReward, make_with_reward
-from robot_rl.rewards.stages import load_stages
+from robot_rl.rewards.stages import fit_stages, load_stages
 from robot_rl.store import EpisodeStore
+from robot_rl.vision_config import VisionConfig
 
 SMALL = {"image_size": 48, "max_steps": 45}
 
@@ -51,6 +53,34 @@ def test_each_stage_has_a_classifier_and_one_pair_of_eyes(staged):
     held, lifted = (one.probabilities(frames) for one in classifiers)
     assert held[frames.stage >= 1].mean() > held[frames.stage == 0].mean() + 0.2
     assert lifted[frames.stage == 2].mean() > lifted[frames.stage == 0].mean() + 0.2
+
+
+def test_stores_of_other_stages_are_not_mixed(staged, tmp_path):
+    """What is success in one would be a stage on the way in the other."""
+    collect_frames("pick_cube", tmp_path / "one", episodes=1, options=SMALL).close()
+    with pytest.raises(ConfigError, match="1 and 2 stages"):
+        read_frames([staged / "frames", tmp_path / "one"])
+
+
+def test_what_is_only_known_to_be_no_success_teaches_nothing_of_the_stages_before(staged, tmp_path):
+    """Demonstrations without marks: their last frame is success, of the others only that they are none."""
+    assert cli.main(["demo", "pick_cube", "--episodes", "2", "--out", str(tmp_path / "demos"), "--set",
+                     "observations=vision", "image_size=48"]) == 0  # fmt: skip
+    frames, _ = read_frames([staged / "frames", tmp_path / "demos"])
+    own, _ = read_frames([staged / "frames"])
+    theirs = frames.stage[len(own) :]
+    assert set(theirs) == {-1, 2}
+    assert (theirs == 2).sum() == 2
+    seen = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SuccessClassifier, "learn", lambda _s, given, _r, _t: seen.append(given) or (None, None))
+        fit_stages(frames, own_space(staged), VisionConfig(shifts=1), "pick_cube", seed=0, false_positive_rate=0.01,
+                   on_progress=lambda *_: None)  # fmt: skip
+    assert [len(given.success) for given in seen] == [len(own) + 2, len(frames)]
+
+
+def own_space(staged):
+    return EpisodeStore.open(staged / "frames").observation_space
 
 
 class Told(SuccessClassifier):

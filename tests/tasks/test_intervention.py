@@ -213,6 +213,16 @@ def test_when_time_is_up_the_arm_holds_until_a_person_has_judged(word, reward, t
     env.close()
 
 
+def test_whoever_wants_to_end_is_not_kept_waiting_for_a_word():
+    env, looks = asked(Device(), "success")
+    env.step(POLICY)
+    env.step(POLICY)
+    env.unwrapped.stopping = lambda: len(looks) > 5
+    info = env.step(POLICY)[4]
+    assert info["operator_stop"]
+    env.close()
+
+
 def test_a_scripted_person_judges_by_what_it_sees():
     """Driven by the expert it says success a moment after the oracle; left to a policy that idles, failure."""
     env = gym.make("robot_rl/PickCube-v0", reward="human", teleop={"device": "script", "patience_steps": 0})
