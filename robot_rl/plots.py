@@ -236,7 +236,8 @@ def _draw_group(
 ) -> None:
     ends = [float(steps[-1]) if len(steps) else 0.0 for steps, _ in curves]
     longest, first_end = max(ends), min(ends)
-    grid = np.linspace(0, longest, 400)
+    begin = max((float(steps[0]) for steps, _ in curves if len(steps)), default=0.0) if window == 1 else 0.0
+    grid = np.linspace(begin, longest, 400)  # before its first evaluation nothing is known of a run
     rates = np.array([_hold(grid, *curve) for curve in curves])
     low, median, high = np.min(rates, axis=0), np.median(rates, axis=0), np.max(rates, axis=0)
     median_steps = statistics.median(_first_reached(*curve, target, window) for curve in curves)
