@@ -64,7 +64,10 @@ def train(  # noqa: PLR0913 (the command line's options)
     ] = None,
     teleop: Annotated[
         str | None,
-        arg(metavar="DEVICE", help="Who may take over: spacemouse, gamepad, keyboard, leader:CELL.yaml, or script (simulated)"),
+        arg(
+            metavar="DEVICE",
+            help="Who may take over: spacemouse, gamepad, keyboard, leader:CELL.yaml, or script (simulated)",
+        ),
     ] = None,
     eval_every: Annotated[
         int | None, arg(metavar="STEPS", help="Also evaluate 20 episodes every so many steps, in a process beside")
@@ -113,7 +116,9 @@ def train(  # noqa: PLR0913 (the command line's options)
     chosen["init"] = None if init is None else str(init.resolve())
     if reward == "human":
         if refit_every or settings.env.get("reward", "human") != "human":
-            raise ConfigError("--reward human: a person's word is the reward; nothing is fitted and env.reward says no other.")
+            raise ConfigError(
+                "--reward human: a person's word is the reward; nothing is fitted and env.reward says no other."
+            )
         settings = replace(settings, env={**settings.env, "reward": "human"})
     elif reward is not None:
         chosen["reward"] = str(Path(reward).resolve())
@@ -155,9 +160,7 @@ def _check_cloning(settings: Any, asynchronous: bool) -> None:
         )
 
 
-def _resumed(
-    resume: Path, steps: int | None, eval_every: int | None, asynchronous: bool
-) -> tuple[Any, Any]:
+def _resumed(resume: Path, steps: int | None, eval_every: int | None, asynchronous: bool) -> tuple[Any, Any]:
     """A run to go on with and its settings, changed where asked for; nothing is changed where that is refused."""
     from robot_rl.run_directory import RunDirectory
 
