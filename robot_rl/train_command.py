@@ -150,8 +150,8 @@ def _check_cloning(settings: Any, asynchronous: bool) -> None:
         return
     if asynchronous or settings.eval_every or settings.reward_refit or settings.env.get("teleop"):
         raise ConfigError(
-            f"--agent {kind} only clones demonstrations: nobody acts meanwhile, so --async, --teleop, --refit-every and "
-            "--eval-every have no meaning."
+            f"--agent {kind} only clones demonstrations: nobody acts meanwhile, so --async, --teleop, --refit-every "
+            "and --eval-every have no meaning."
         )
     if settings.demos == "none":
         raise ConfigError(
