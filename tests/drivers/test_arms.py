@@ -13,6 +13,8 @@ from drivers.twin.arms import ARMS, load_arm
 from drivers.twin.twin import Twin
 from robot_rl.errors import ConfigError
 
+pytestmark = pytest.mark.realtime
+
 QUARTER = math.pi / 2
 # https://frankarobotics.github.io/docs/control_parameters.html, "Denavit-Hartenberg parameters" (Craig's convention):
 # a [m], d [m], alpha [rad] of joints 1 to 7 and the flange.

@@ -16,6 +16,8 @@ from drivers.twin.devices import TwinClock
 from robot_rl.errors import ConfigError, DeviceError, DeviceFaultError, LinkError
 from robot_rl.geometry import quat_from_rotvec
 
+pytestmark = pytest.mark.realtime
+
 IDENTITY = np.array([0.0, 0, 0, 1])
 
 

@@ -27,6 +27,8 @@ from robot_rl.errors import (
     StaleStateError,
 )
 
+pytestmark = pytest.mark.realtime
+
 LIMITS = SafetyLimits(position_low=(0.3, -0.3, 0.1), position_high=(0.7, 0.3, 0.5))
 HOLD, STOP = 0.3, 1.0
 ACTOR = """

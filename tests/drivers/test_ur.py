@@ -28,6 +28,8 @@ from robot_rl.errors import (
 )  # fmt: skip
 from robot_rl.geometry import IDENTITY_POSE, matrix_from_quat
 
+pytestmark = pytest.mark.realtime
+
 pytest.importorskip("rtde_control", reason="ur_rtde is not installed: pip install 'robot-rl[ur]'")
 
 WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))

@@ -176,7 +176,7 @@ def test_evaluating_what_has_no_policy_yet(capsys, tmp_path):
     from robot_rl.config import preset
 
     RunDirectory.create(preset("serl", "toy/Point-v0"), tmp_path / "run")
-    assert "begun training" in refused(capsys, ["eval", "run"])
+    assert "right directory" in refused(capsys, ["eval", "run"])
     assert "at least 1" in refused(capsys, ["eval", "run", "--episodes", "0"])
 
 

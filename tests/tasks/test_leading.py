@@ -20,6 +20,8 @@ from robot_rl.geometry import (
 )
 from tasks.intervention import KEEPS_S, DeviceHand, Intervention
 
+pytestmark = pytest.mark.realtime
+
 POLLS = 10  # of 10 ms in an environment step of 0.1 s
 
 

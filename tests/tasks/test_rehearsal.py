@@ -14,6 +14,8 @@ import tasks  # noqa: F401 (registers the environments)
 from robot_rl.cli import main
 from robot_rl.errors import DeviceConnectionError, DeviceError, DeviceFaultError
 
+pytestmark = pytest.mark.realtime
+
 IDS = {"reach": "robot_rl/Reach-v0", "peg_insert": "robot_rl/PegInsert-v0"}
 FR3 = """
 arm:

@@ -17,6 +17,8 @@ from drivers.emulators.fci import FciEmulator
 from drivers.emulators.plant import Plant
 from robot_rl.errors import ConfigError, DeviceConnectionError
 
+pytestmark = pytest.mark.realtime
+
 franka = pytest.importorskip("pylibfranka", reason="the vendor's client; pip install robot-rl[franka]")
 
 HOME = np.array([0.0, -0.041759, 0.0, -2.334272, 0.0, 2.292514, 0.785398])

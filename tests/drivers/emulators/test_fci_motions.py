@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.realtime
+
 franka = pytest.importorskip("pylibfranka", reason="the vendor's client; pip install robot-rl[franka]")
 
 _shared = runpy.run_path(str(Path(__file__).with_name("test_fci.py")))

@@ -11,6 +11,8 @@ from drivers.emulators import fci_kinematics, fci_protocol
 from drivers.emulators.fci_model import describe_arm, urdf_of, velocity_limits
 from drivers.emulators.plant import Plant, TurnLock
 
+pytestmark = pytest.mark.realtime
+
 
 @pytest.fixture(scope="module")
 def plant():

@@ -13,6 +13,8 @@ from drivers.emulators.rtde_wire import INPUTS, Recipe, frame, take_frames
 from drivers.ur_link import Dashboard
 from robot_rl.errors import ConfigError, DeviceConnectionError
 
+pytestmark = pytest.mark.realtime
+
 rtde_control = pytest.importorskip("rtde_control", reason="ur_rtde is not installed: pip install 'robot-rl[ur]'")
 rtde_receive = pytest.importorskip("rtde_receive", reason="ur_rtde is not installed: pip install 'robot-rl[ur]'")
 rtde_io = pytest.importorskip("rtde_io", reason="ur_rtde is not installed: pip install 'robot-rl[ur]'")

@@ -9,6 +9,8 @@ from drivers.emulators.rtde_kinematics import FLANGE, forward, from_ur, inverse,
 from drivers.emulators.rtde_motion import Force, MoveJ, MoveL, Reference, Servo, Speed, Stop, trapezoid
 from robot_rl.geometry import compose
 
+pytestmark = pytest.mark.realtime
+
 HOME = np.array([-0.269864, -1.538540, 1.887982, -1.920238, -1.570796, -1.055262])
 HAND = np.array([0.0, 0.0, 0.1034, 0.0, 0.0, -np.sin(np.pi / 8), np.cos(np.pi / 8)])  # as the twin's gripper sits
 HALF_TURN = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0])
