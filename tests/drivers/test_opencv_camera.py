@@ -11,6 +11,8 @@ from drivers.interfaces import Frame
 from drivers.opencv_camera import OpenCvCamera, OpenCvConfig
 from robot_rl.errors import ConfigError, DeviceConnectionError, DeviceError, StaleStateError
 
+pytestmark = pytest.mark.realtime
+
 # In the order OpenCV writes: blue, green, red.
 COLOURS_BGR = [(250, 5, 5), (5, 250, 5), (5, 5, 250)]
 COLOURS_RGB = [(5, 5, 250), (5, 250, 5), (250, 5, 5)]

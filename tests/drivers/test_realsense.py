@@ -24,6 +24,8 @@ rs = pytest.importorskip(
 from drivers.emulators.realsense import VirtualBus, VirtualRealSense, twin_pictures  # noqa: E402
 from drivers.realsense_sdk import opencv_intrinsics  # noqa: E402
 
+pytestmark = pytest.mark.realtime
+
 LENS = CameraIntrinsics.from_fovy(45.0, 64, 48)
 PATIENT = {"timeout_s": 30.0, "restart_after_s": 60.0}  # a slow machine is no fault
 

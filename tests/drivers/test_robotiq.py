@@ -13,6 +13,8 @@ from drivers.emulators.rtde import RtdeEmulator
 from drivers.robotiq import RobotiqGripper
 from robot_rl.errors import ConfigError, DeviceConnectionError, DeviceFaultError, DeviceTimeoutError
 
+pytestmark = pytest.mark.realtime
+
 WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 HOST, EMPTY_HOST = f"127.22.{WORKER}.1", f"127.22.{WORKER}.2"
 COUNT = 0.085 / (230 - 3)  # [m]
@@ -53,7 +55,7 @@ def test_it_is_active_after_connecting(gripper):
 def test_it_goes_where_it_is_told(gripper, empty_handed, opening):
     gripper.command(opening)
     until(lambda: abs(gripper.opening() - opening) < 2 * COUNT)
-    assert empty_handed.state()["opening"] == pytest.approx(opening, abs=2 * COUNT)
+    until(lambda: abs(empty_handed.state()["opening"] - opening) < 2 * COUNT)  # which may still have been on its way
     assert not gripper.holding()
 
 
