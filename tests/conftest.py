@@ -119,3 +119,15 @@ def emulate():
     yield start
     for process in started:
         process.stop()
+
+
+@pytest.fixture
+def cell_file(tmp_path):
+    """Writes a cell file; returns its path."""
+
+    def write(text):
+        path = tmp_path / "cell.yaml"
+        path.write_text(text)
+        return str(path)
+
+    return write

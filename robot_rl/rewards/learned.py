@@ -55,11 +55,11 @@ class LearnedReward(gym.Wrapper[Any, NDArray[np.float32], Any, NDArray[np.float3
         return self.env.reset(seed=seed, options=options)
 
     def step(self, action: NDArray[np.float32]) -> Step:
-        """One step, judged; what a person says of it stands."""
+        """One step, judged; what a person says of it stands, and pays what is left to pay."""
         observation, reward, terminated, truncated, info = self.env.step(action)
-        if "label" in info:
-            return observation, reward, terminated, truncated, info
         before, last, probability = self._reached, len(self.classifiers), 0.0
+        if "label" in info:
+            return observation, float(reward) * (last - before) / last, terminated, truncated, info
         for stage, classifier in enumerate(self.classifiers, start=1):
             probability = classifier.probability(observation)
             sure = probability >= classifier.threshold and (stage < last or self._allowed(observation))

@@ -80,7 +80,7 @@ class Refitter:
         Raises:
             RobotRLError: The disk failed, or the stores that the reward was trained on are gone.
         """
-        with_lock = WriterLock(self.run.path / "reward.lock")
+        lock = WriterLock(self.run.path / "reward.lock")
         try:
             marked = self._marked()
             self.progress.phase("waiting for episodes")
@@ -95,7 +95,7 @@ class Refitter:
         except _Stopped:
             pass
         finally:
-            with_lock.release()
+            lock.release()
 
     def _marked(self) -> Seen:
         """What the reward was trained on before the run."""

@@ -25,16 +25,6 @@ def pose(*position, about_z=0.0):
     return np.concatenate([position, quat_from_rotvec(np.array([0.0, 0.0, about_z]))])
 
 
-@pytest.fixture
-def cell_file(tmp_path):
-    def write(text):
-        path = tmp_path / "left.yaml"
-        path.write_text(text)
-        return str(path)
-
-    return write
-
-
 def polled(leader, seconds):
     """All polls in a time of the leader's."""
     return [leader.poll() for _ in range(round(seconds / POLL_S))]

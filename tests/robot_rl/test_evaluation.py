@@ -36,6 +36,29 @@ class Expert:
         return self.script.act(observation, instruction)
 
 
+def test_an_operator_that_plans_is_told_of_every_episode(tmp_path):
+    """So that no plan outlives its episode: evaluated and filmed alike."""
+    from robot_rl.config import preset
+
+    toy.register()
+
+    class Planner:
+        heard = ()
+
+        def begin_episode(self):
+            self.heard = (*self.heard, 0)
+
+        def act(self, observation, instruction=""):
+            self.heard = (*self.heard[:-1], self.heard[-1] + 1)
+            return np.ones(1, np.float32)
+
+    planner, env = Planner(), gym.make("toy/Point-v0")
+    assert evaluate(env, planner, 3).lengths == list(planner.heard)
+    film(preset("serl", "toy/Point-v0"), planner, tmp_path, "film", 2)
+    assert len(planner.heard) == 5
+    env.close()
+
+
 def test_numbers_by_hand():
     """3 of 4: Wilson's interval is 0.3006 to 0.9544 (Newcombe's formula by hand); the median of 4, 6, 9 steps is 6."""
     facts = Evaluation([True, False, True, True], [4, 20, 9, 6], [1.0, 0.0, 1.0, 1.0], 0.1).to_json()

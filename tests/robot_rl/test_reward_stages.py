@@ -1,5 +1,6 @@
 """Rewards of several stages: marked by how far a frame is, a classifier for each, a share of the reward for each."""
 
+import gymnasium as gym
 import numpy as np
 import pytest
 
@@ -117,6 +118,27 @@ def test_whoever_skips_a_stage_is_paid_for_it_too(staged):
         assert [env.step(np.zeros(7, np.float32))[1] for _ in range(2)] == [0, 1.0]
     finally:
         env.close()
+
+
+@pytest.mark.parametrize(("word", "paid"), [("success", 0.5), ("failure", 0.0)])
+def test_a_persons_word_pays_what_is_left(word, paid, staged):
+    """Stage 1 of 2 was paid by the classifiers: an episode's return is 1 and never more."""
+
+    class Saying(gym.Wrapper):
+        def step(self, action):
+            observation, _, _, _, info = self.env.step(action)
+            done = len(judge.classifiers[0].said) == 0
+            told = info | {"label": word} if done else info
+            return observation, float(done and word == "success"), done, False, told
+
+    env = make("pick_cube", {"observations": "vision", "reward": "external", **SMALL})
+    judge = LearnedReward(Saying(env), staged / "reward")
+    try:
+        judge.reset(seed=0)
+        judge.classifiers = [Told([1, 1]), Told([0, 0])]
+        assert [judge.step(np.zeros(7, np.float32))[1] for _ in range(3)] == [0, 0.5, paid]
+    finally:
+        judge.close()
 
 
 @pytest.mark.parametrize("task", ["pick_cube", "peg_insert"])

@@ -4,6 +4,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
+from robot_rl import cli
 from robot_rl.observation import ObservationLayout
 from robot_rl.perception import Perception
 from robot_rl.seen import SeenLog
@@ -39,6 +40,22 @@ def test_what_was_seen_is_seen_again_without_looking(tmp_path, pictures):
     again, looked = eyes(tmp_path / "seen")
     np.testing.assert_array_equal(again.remember(CAMERA, pictures), expected)
     assert len(looked) == 2, "only the fifth"
+
+
+def test_a_run_that_goes_on_looks_at_nothing_twice(tmp_path, monkeypatch):
+    """Resumed after 30 steps for 5 more: only those, and the frame they begin with, are new."""
+    looked = []
+    real = Perception._remember
+    monkeypatch.setattr(Perception, "_remember", lambda self, camera, shown, alike: (
+        looked.extend([camera] * len(shown)), real(self, camera, shown, alike))[1])  # fmt: skip
+    arguments = ["train", "reach", "--preset", "pixels", "--demos", "2", "--run", str(tmp_path / "run"), "--steps",
+                 "30", "--no-evaluate", "--set", "env.image_size=48", "bc_updates=2", "utd_ratio=0.1", "batch_size=16",
+                 "vision.shifts=2"]  # fmt: skip
+    assert cli.main(arguments) == 0
+    assert len(looked) > 2 * 30
+    looked.clear()
+    assert cli.main(["train", "--resume", str(tmp_path / "run"), "--steps", "35", "--no-evaluate"]) == 0
+    assert len(looked) <= 2 * 8
 
 
 def test_other_eyes_share_nothing(tmp_path, pictures):

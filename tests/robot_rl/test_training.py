@@ -328,6 +328,20 @@ def test_what_an_environments_bug_leaves_is_kept_and_gone_on_with(tmp_path):
     assert any("after the last checkpoint" in message for message in progress.messages)
 
 
+def test_whoever_loses_patience_loses_no_step(tmp_path):
+    """A second Ctrl-C, in the middle of an episode and between two commits."""
+    steps = []
+
+    def impatient(trainer):
+        steps.append(trainer.step)
+        if len(steps) == 30:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(config(), tmp_path / "run", hook=impatient)
+    assert sum(r.length for r in EpisodeStore.open(tmp_path / "run" / "episodes").episode_table()) == steps[-1]
+
+
 def test_fault_8_every_checkpoint_is_whole_while_it_is_replaced(tmp_path):
     """At every step of a run that checkpoints at every step, what lies on the disk can be gone on from."""
     lengths = set()

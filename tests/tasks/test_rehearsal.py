@@ -36,16 +36,6 @@ watchdog: {hold_after_s: 2.0}
 """
 
 
-@pytest.fixture
-def cell_file(tmp_path):
-    def write(text):
-        path = tmp_path / "cell.yaml"
-        path.write_text(text)
-        return str(path)
-
-    return write
-
-
 STARVED = ("packets lost", "No new state", "communication_constraints")
 """What a link in real time complains of on a machine that had no time for it: nothing of ours, and no verdict on us."""
 
