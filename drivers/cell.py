@@ -196,6 +196,12 @@ def _connect(file: CellFile, request: SceneRequest, rehearse: str, opened: conte
     tracker: Tracker = NoTracker()
     if file.tracker.driver == "tags" and (stage is None or facts.get("tags")):
         tracker = eyes.tracker(arm, request.tags if stage else None)
+    elif file.tracker.driver == "ros2":
+        tracker = load(
+            "drivers.ros2_tracker:Ros2Tracker",
+            {"names": request.objects, "objects": file.tracker.frames, "base_frame": file.tracker.base_frame,
+             "now": clock.now},
+        )  # fmt: skip
     elif stage is not None:
         tracker = StageTracker(stage, request.objects, clock.now if pace == "wall" else None)
     elif file.tracker.driver != "none":
@@ -217,7 +223,10 @@ def _connect(file: CellFile, request: SceneRequest, rehearse: str, opened: conte
 
 
 def _gripper(file: CellFile, host: str, held: float) -> Gripper:
-    known = {"franka_hand": "drivers.franka_hand:FrankaHand", "robotiq": "drivers.robotiq:RobotiqGripper"}
+    known = {
+        "franka_hand": "drivers.franka_hand:FrankaHand", "robotiq": "drivers.robotiq:RobotiqGripper",
+        "ros2": "drivers.ros2_gripper:Ros2Gripper",
+    }  # fmt: skip
     driver = file.gripper.driver
     if driver == "none":
         return NoGripper(**{"fixed_opening": held, **file.gripper.options})

@@ -116,7 +116,8 @@ class Eyes:
         """
         if name not in self._open:
             file = self._file.cameras[name]
-            self._open[name] = self._virtual(name, file, image_size) if self._view else self._real(file, image_size)
+            real = self._view is None or file.driver == "ros2"  # whose pictures an emulated robot sends itself
+            self._open[name] = self._real(file, image_size) if real else self._virtual(name, file, image_size)
         return self._open[name]
 
     def tracker(self, arm: Arm, layout: TagLayout | None = None) -> Tracker:
@@ -158,14 +159,25 @@ class Eyes:
             "exposure_us": file.exposure_us, "white_balance_k": file.white_balance_k, "max_age_s": file.max_age_s,
             **file.options,
         }  # fmt: skip
+        intrinsics = None
+        if file.intrinsics is not None:
+            fx, fy, cx, cy = file.intrinsics
+            intrinsics = CameraIntrinsics(fx, fy, cx, cy, file.width, file.height, file.distortion)
         if file.driver == "realsense":
             return RealSenseCamera(RealSenseConfig(serial=file.serial or None, **common), now=self._clock.now)
         if file.driver == "opencv":
-            intrinsics = None
-            if file.intrinsics is not None:
-                fx, fy, cx, cy = file.intrinsics
-                intrinsics = CameraIntrinsics(fx, fy, cx, cy, file.width, file.height, file.distortion)
             return OpenCvCamera(OpenCvConfig(source=file.source, **common), intrinsics=intrinsics, now=self._clock.now)
+        if file.driver == "ros2":
+            from drivers.ros2_camera import Ros2Camera, Ros2CameraConfig
+
+            own: dict[str, Any] = {
+                "crop": file.crop,
+                "image_size": image_size,
+                "max_age_s": file.max_age_s,
+                **file.options,
+            }
+            own |= {} if self._view is None else {"frozen_after_s": None}  # a rendered scene may well rest
+            return Ros2Camera(Ros2CameraConfig(topic=file.source, **own), intrinsics=intrinsics, now=self._clock.now)
         if file.driver == "twin":
             raise ConfigError("A camera with driver: twin needs an arm with driver: twin.")
         return load(file.driver, common)

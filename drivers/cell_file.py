@@ -27,6 +27,7 @@ ARM_DRIVERS = {
     "franka": "drivers.franka:FrankaArm",
     "franky": "drivers.franky:FrankyArm",
     "ur": "drivers.ur:UrArm",
+    "ros2": "drivers.ros2_arm:Ros2Arm",
 }
 """Built-in arm drivers: name in a cell file to class."""
 
@@ -40,7 +41,7 @@ class _Section(BaseModel):
 
 
 class ArmFile(_Section):
-    """`driver`: franka, franky, ur, twin or your_package.module:YourArm; `options` is what it takes beyond this."""
+    """`driver`: franka, franky, ur, ros2, twin or your_package.module:YourArm; `options` is what else it takes."""
 
     driver: str = "twin"
     host: str = ""
@@ -53,7 +54,7 @@ class ArmFile(_Section):
 
 
 class GripperFile(_Section):
-    """`driver`: franka_hand, robotiq, none (a fixed tool) or your_package.module:YourGripper."""
+    """`driver`: franka_hand, robotiq, ros2, none (a fixed tool) or your_package.module:YourGripper."""
 
     driver: str = "none"
     host: str = ""  # the arm's by default
@@ -61,11 +62,11 @@ class GripperFile(_Section):
 
 
 class CameraFile(_Section):
-    """`driver`: realsense (needs `serial`), opencv (needs `source`), twin or your_package.module:YourCamera."""
+    """`driver`: realsense (needs `serial`), opencv or ros2 (need `source`), twin or your_package.module:YourCamera."""
 
     driver: str
     serial: str = ""
-    source: str = ""  # a device such as /dev/video0 or 0, a video file or a folder of pictures
+    source: str = ""  # /dev/video0 or 0, a video file or a folder of pictures; a ROS topic such as /front/image_raw
     width: int = Field(default=640, gt=0)
     height: int = Field(default=480, gt=0)
     fps: int = Field(default=30, gt=0)
@@ -87,7 +88,7 @@ class TagFile(_Section):
 
 
 class TrackerFile(_Section):
-    """`driver`: tags, none or your_package.module:YourTracker."""
+    """`driver`: tags, ros2 (tf), none or your_package.module:YourTracker."""
 
     driver: str = "none"
     camera: str = ""  # which of the cameras sees the tags
@@ -97,6 +98,8 @@ class TrackerFile(_Section):
     max_age_s: float = Field(default=0.5, gt=0)
     max_reprojection_px: float = Field(default=2.0, gt=0)
     objects: dict[str, tuple[TagFile, ...]] = {}
+    frames: dict[str, str] = {}  # of ros2: frame in tf by the object's name, where they differ
+    base_frame: str = "base"  # of ros2: that of the arm
     upright: tuple[str, ...] = ()  # objects that only ever turn about the vertical: far more exact
 
 
@@ -187,7 +190,7 @@ def _neighbours(parents: list[str]) -> str:
 
 
 def _check(path: Path, cell: CellFile) -> None:
-    if cell.arm.driver in ARM_DRIVERS and not cell.arm.host:
+    if cell.arm.driver in ARM_DRIVERS and cell.arm.driver != "ros2" and not cell.arm.host:
         raise ConfigError(f"{path}: arm.host is missing; the driver {cell.arm.driver!r} needs the arm's address.")
     if cell.arm.driver not in (*ARM_DRIVERS, "twin") and ":" not in cell.arm.driver:
         known = ", ".join([*ARM_DRIVERS, "twin"])
@@ -195,10 +198,12 @@ def _check(path: Path, cell: CellFile) -> None:
             f"{path}: arm.driver: {cell.arm.driver!r} is not known. Known: {known}, or your_package.module:Class."
         )
     for name, camera in cell.cameras.items():
-        if camera.driver not in ("realsense", "opencv", "twin") and ":" not in camera.driver:
+        if camera.driver not in ("realsense", "opencv", "ros2", "twin") and ":" not in camera.driver:
             raise ConfigError(
-                f"{path}: cameras.{name}.driver: {camera.driver!r} is not known. Known: realsense, opencv, twin."
+                f"{path}: cameras.{name}.driver: {camera.driver!r} is not known. Known: realsense, opencv, ros2, twin."
             )
+        if camera.driver == "ros2" and not camera.source:
+            raise ConfigError(f"{path}: cameras.{name}.source is missing: a topic such as /{name}/image_raw.")
         if camera.driver == "opencv" and not camera.source:
             raise ConfigError(f"{path}: cameras.{name}.source is missing: /dev/video0, a video file or a folder.")
     tracker = cell.tracker
@@ -211,8 +216,8 @@ def _check(path: Path, cell: CellFile) -> None:
             raise ConfigError(
                 f"{path}: tracker needs either camera_pose_base or camera_pose_tcp (7 numbers: position, quat_xyzw)."
             )
-    elif tracker.driver != "none" and ":" not in tracker.driver:
-        raise ConfigError(f"{path}: tracker.driver: {tracker.driver!r} is not known. Known: tags, none.")
+    elif tracker.driver not in ("none", "ros2") and ":" not in tracker.driver:
+        raise ConfigError(f"{path}: tracker.driver: {tracker.driver!r} is not known. Known: tags, ros2, none.")
     low, high = cell.limits.position_low, cell.limits.position_high
     if low is not None and high is not None and any(a >= b for a, b in zip(low, high, strict=True)):
         raise ConfigError(f"{path}: limits.position_low {low} is not below position_high {high}; the box is empty.")

@@ -1,12 +1,13 @@
 """What is to be learnt: one folder a task, and the environment that turns a cell and a task into Gymnasium's."""
 
+import importlib
 from typing import Any
 
 import gymnasium as gym
 
 from robot_rl.errors import ConfigError
 
-__all__ = ["TASKS", "make_env", "register"]
+__all__ = ["TASKS", "make_env", "register", "task_class"]
 
 TASKS: dict[str, str] = {
     "reach": "tasks.reach:Reach",
@@ -31,6 +32,14 @@ def register() -> None:
             kwargs={"task": target},
             disable_env_checker=True,
         )
+
+
+def task_class(name: str) -> Any:
+    """A built-in task by name. Raises ConfigError when there is none."""
+    if name not in TASKS:
+        raise ConfigError(f"Unknown task {name!r}. Known: {', '.join(TASKS)}.")
+    module, _, cls = TASKS[name].partition(":")
+    return getattr(importlib.import_module(module), cls)
 
 
 def make_env(  # noqa: PLR0913 (an environment's options)
@@ -80,8 +89,6 @@ def make_env(  # noqa: PLR0913 (an environment's options)
     Raises:
         ConfigError: A value is not known, or the arm cannot reach the task.
     """
-    import importlib
-
     _check_numbers(
         image_size=(image_size, 16), action_repeat=(action_repeat, 1), action_history=(action_history, 0),
         max_steps=(1 if max_steps is None else max_steps, 1),

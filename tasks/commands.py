@@ -1,6 +1,5 @@
 """The task room's commands: what can be learnt here, and emulated robots to rehearse it on."""
 
-import importlib
 import signal
 import time
 from typing import Annotated, Any, Literal
@@ -11,7 +10,7 @@ from robot_rl.errors import ConfigError
 
 __all__ = ["emulate", "tasks"]
 
-FAULT = {"fr3": "reflex", "ur5e": "protective_stop"}
+FAULT = {"fr3": "reflex", "ur5e": "protective_stop", "ros2": "freeze"}
 PATIENCE_S = 0.5  # how long a controller faster than real time waits for the client's answer of a cycle
 
 
@@ -20,7 +19,7 @@ def tasks() -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from tasks import TASKS
+    from tasks import TASKS, task_class
 
     table = Table()
     for title in ("task", "Gymnasium id"):
@@ -28,7 +27,7 @@ def tasks() -> int:
     for title in ("asked to", "step", "limit", "tracks"):
         table.add_column(title)
     for name in TASKS:
-        cls = _task(name)
+        cls = task_class(name)
         spec = cls.spec
         table.add_row(
             name, f"robot_rl/{cls.__name__}-v0", spec.instruction, f"{spec.control_period_s * 1000:.0f} ms",
@@ -50,8 +49,8 @@ def tasks() -> int:
 
 def emulate(
     arm: Annotated[
-        Positional[Literal["fr3", "ur5e"]],
-        arg(help="Whose controller: a Franka's (FCI), or a UR's (RTDE) with a Robotiq"),
+        Positional[Literal["fr3", "ur5e", "ros2"]],
+        arg(help="Whose controller: a Franka's (FCI), a UR's (RTDE) with a Robotiq, or an arm that runs in ROS 2"),
     ],
     task: Annotated[str, arg(help="Whose scene stands around it")] = "reach",
     host: Annotated[str, arg(help="Address to listen on; loopback only unless you say otherwise")] = "127.0.0.1",
@@ -60,13 +59,14 @@ def emulate(
     ] = False,
     speed: Annotated[float, arg(help="ur5e: simulated seconds per second")] = 1.0,
     tags: Annotated[bool, arg(help="The task's objects wear AprilTags")] = False,
+    model: Annotated[Literal["fr3", "ur5e"], arg(help="ros2: which arm it is")] = "fr3",
     inject: Annotated[
         str | None,
         arg(
             metavar="FAULT",
             help="Make a running emulator at --host fail. fr3: reflex, drop_packets, "
             "delay_packets, user_stop, emergency_stop, release_stop, restart. ur5e: protective_stop, emergency_stop, "
-            "freeze, drop_packets, restart",
+            "freeze, drop_packets, restart. ros2: freeze, wrong_frame, stale_clock, rival, well",
         ),
     ] = None,
 ) -> int:
@@ -81,8 +81,10 @@ def emulate(
             stage.inject(inject)
         print(f"Injected {inject}.")
         return 0
-    spec = _task(task).spec
-    emulator, server = start_emulator(arm, task, host=host, lockstep=lockstep, speed=speed, tags=tags)
+    from tasks import task_class
+
+    spec = task_class(task).spec
+    emulator, server = start_emulator(arm, task, host=host, lockstep=lockstep, speed=speed, tags=tags, model=model)
     pace = "in lockstep with its client" if lockstep else f"{speed:g} x real time"
     print(
         f"An emulated {arm} listens on {host}, {pace}; around it stands {task} ({spec.instruction}).\n"
@@ -110,8 +112,9 @@ def emulate(
 
 
 def start_emulator(
-    arm: str, task: str, *, host: str = "127.0.0.1", lockstep: bool = False, speed: float = 1.0, tags: bool = False
-) -> tuple[Any, Any]:
+    arm: str, task: str, *, host: str = "127.0.0.1", lockstep: bool = False, speed: float = 1.0, tags: bool = False,
+    model: str = "fr3",
+) -> tuple[Any, Any]:  # fmt: skip
     """An emulator and its stage, both serving. Stop both in the end.
 
     Raises:
@@ -120,13 +123,16 @@ def start_emulator(
     """
     from drivers.emulators.plant import Plant
     from drivers.emulators.stage import StageServer
+    from tasks import task_class
 
-    definition = _task(task)()
+    definition = task_class(task)()
     build = definition.build
     if tags:
         from drivers.twin.tags import with_tags
 
         build = with_tags(build, definition.spec.tags)
+    if arm == "ros2":
+        return _start_ros2(task, model, host, tags, lockstep or speed != 1.0)
     plant = Plant(arm, build)
     plant.gripper.jump_to(definition.spec.start_opening)
     plant.settle()
@@ -149,10 +155,14 @@ def start_emulator(
     return emulator, server
 
 
-def _task(name: str) -> Any:
-    from tasks import TASKS
+def _start_ros2(task: str, model: str, host: str, tags: bool, unpaced: bool) -> tuple[Any, Any]:
+    from drivers.ros2.arguments import checked
+    from drivers.ros2.node import open_node
+    from tasks.ros2.sim_node import PARAMETERS, SimNode
 
-    if name not in TASKS:
-        raise ConfigError(f"Unknown task {name!r}. Known: {', '.join(TASKS)}.")
-    module, _, cls = TASKS[name].partition(":")
-    return getattr(importlib.import_module(module), cls)
+    if unpaced:
+        raise ConfigError("An emulated ros2 arm runs in real time: leave --lockstep and --speed out.")
+    values = checked(PARAMETERS, {"task": task, "model": model, "stage": host, "tags": tags})
+    sim = SimNode(open_node("sim_node"), values)
+    sim.start()
+    return sim.emulator, sim.server

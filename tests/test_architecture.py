@@ -26,6 +26,7 @@ ALLOWED = {
             "environments",
             "assignments",
             "rerun_log",
+            "rewards",
         },
     },
     "calibration": {"drivers": ALL, "robot_rl": {"geometry", "errors"}},

@@ -11,15 +11,16 @@ import socket
 import threading
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from drivers.emulators.plant import Plant
+from drivers.emulators.plant import TurnLock
 from drivers.interfaces import TrackedPose
-from drivers.twin.devices import TwinCamera
+from drivers.twin.devices import TwinCamera, TwinGripper
+from drivers.twin.twin import Twin
 from robot_rl.errors import ConfigError, DeviceConnectionError, DeviceError, RobotRLError
 
 __all__ = ["PORT", "Stage", "StageServer", "StageTracker"]
@@ -28,6 +29,23 @@ Array = NDArray[np.float64]
 
 PORT = 1340
 TIMEOUT_S = 60.0  # a first picture on a busy machine takes its time
+
+
+class StagePlant(Protocol):
+    """What a stage looks at: a simulated cell that somebody else moves."""
+
+    twin: Twin
+    gripper: TwinGripper
+    lock: TurnLock
+
+    @property
+    def time_s(self) -> float:
+        """Simulated seconds."""
+        ...
+
+    def place(self, name: str, pose: Array) -> None:
+        """Put a prop at a pose in `base`, shape (7,), at rest."""
+        ...
 
 
 class StageServer:
@@ -41,7 +59,7 @@ class StageServer:
     """
 
     def __init__(
-        self, plant: Plant, inject: Callable[..., None], facts: dict[str, Any], host: str = "127.0.0.1"
+        self, plant: StagePlant, inject: Callable[..., None], facts: dict[str, Any], host: str = "127.0.0.1"
     ) -> None:
         self._plant, self._inject, self._facts = plant, inject, facts
         self._renderers: dict[tuple[int, int], mujoco.Renderer] = {}
@@ -211,13 +229,15 @@ class Stage:
         result, _ = self._ask("camera", name=name)
         return result["fovy"], np.array(result["pose"])
 
-    def picture(self, camera: str, height: int, width: int) -> tuple[float, NDArray[np.uint8], NDArray[np.float32]]:
-        """What a camera sees: simulated time [s], colour (H, W, 3), depth [m] (H, W)."""
-        facts, payload = self._ask("picture", camera=camera, height=height, width=width, depth=True)
+    def picture(
+        self, camera: str, height: int, width: int, *, depth: bool = True
+    ) -> tuple[float, NDArray[np.uint8], NDArray[np.float32]]:
+        """What a camera sees: simulated time [s], colour (H, W, 3), depth [m] (H, W), or none of it."""
+        facts, payload = self._ask("picture", camera=camera, height=height, width=width, depth=depth)
         pixels = height * width
         colour = np.frombuffer(payload, np.uint8, 3 * pixels).reshape(height, width, 3)
-        depth = np.frombuffer(payload, np.float32, pixels, offset=3 * pixels).reshape(height, width)
-        return facts["time_s"], colour, depth
+        far = np.frombuffer(payload, np.float32, pixels if depth else 0, offset=3 * pixels)
+        return facts["time_s"], colour, far.reshape(-1, width)
 
     def inject(self, name: str, **options: Any) -> None:
         """Make a fault happen in the emulator; its docstring names them."""

@@ -28,6 +28,7 @@ DEVICES = {
     "gamepad": "drivers.teleop.gamepad:Gamepad",
     "keyboard": "drivers.teleop.keyboard:TerminalKeyboard",
     "page": "drivers.teleop.page:Page",
+    "ros2": "drivers.teleop.ros2:Ros2Hand",
     "leader": "drivers.teleop.leader:Leader",
 }
 """Name on the command line to the class of a `Source`; `your_package.module:YourSource` will do too."""

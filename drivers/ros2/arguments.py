@@ -1,0 +1,205 @@
+"""What a ROS 2 program is started with, without ROS: `--ros-args -p rate_hz:=100 -r __ns:=/left -r joy:=/joy2`.
+
+The grammar is that of https://design.ros2.org/articles/ros_command_line_arguments.html as far as launch_ros and people
+use it: parameters (-p, --params-file), remappings (-r), `__node`, `__name` and `__ns`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from robot_rl.errors import ConfigError
+
+__all__ = ["Arguments", "Parameter", "Remapping", "checked", "in_namespace"]
+
+_LOGS = ("rosout", "stdout", "external-lib")
+FLAGS = {
+    "--log-level": 1, "--log-config-file": 1, "-e": 1, "--enclave": 1,
+    **{f"--{how}-{what}-logs": 0 for how in ("enable", "disable") for what in _LOGS},
+}  # fmt: skip
+"""Known, and not for us: each with how many words follow."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A node's parameter.
+
+    Attributes:
+        name: As in `ros2 param list`.
+        default: Its value, whose type is the parameter's: bool, int, float, str or a list of str.
+        description: One sentence.
+        low, high: Of numbers: the range.
+        choices: Of strings: what it may be.
+    """
+
+    name: str
+    default: Any
+    description: str
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Remapping:
+    """Where names lead.
+
+    Attributes:
+        namespace: In front of relative names, `/` or `/left_arm`.
+        names: Replaces names, both as written in the program (relative or `~/...`) or both absolute.
+    """
+
+    namespace: str = "/"
+    names: tuple[tuple[str, str], ...] = ()
+
+    def resolve(self, name: str, node: str) -> str:
+        """The absolute name that a name in a program means.
+
+        Args:
+            name: Relative, absolute (`/...`) or the node's own (`~/...`).
+            node: The node's name.
+        """
+        whole = self._absolute(name, node)
+        for before, after in self.names:
+            if self._absolute(before, node) == whole:
+                return self._absolute(after, node)
+        return whole
+
+    def _absolute(self, name: str, node: str) -> str:
+        if name.startswith("/"):
+            return name
+        base = self.namespace.rstrip("/")
+        if name == "~" or name.startswith("~/"):
+            return f"{base}/{node}{name[1:]}"
+        return f"{base}/{name}"
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """The ROS part of a command line.
+
+    Attributes:
+        name: Of the node, where it is given.
+        remapping: Namespace and names.
+        parameters: Values by name.
+        raw: All of it as it was, for rclpy.
+    """
+
+    name: str = ""
+    remapping: Remapping = Remapping()
+    parameters: dict[str, Any] = field(default_factory=dict[str, Any])
+    raw: tuple[str, ...] = ()
+
+    @classmethod
+    def parse(cls, argv: Sequence[str], node: str) -> "Arguments":
+        """Of a program's arguments.
+
+        Args:
+            argv: Without the program's name; everything must stand behind `--ros-args`.
+            node: The node's name where none is given, by which parameter files are read.
+
+        Raises:
+            ConfigError: Something that is not understood, or a parameter file that cannot be read.
+        """
+        words, rules, files, given = list(argv), list[tuple[str, str]](), list[str](), list[tuple[str, Any]]()
+        inside = False
+        while words:
+            word = words.pop(0)
+            if word in ("--ros-args", "--"):
+                inside = word == "--ros-args"
+            elif not inside:
+                raise ConfigError(
+                    f"{word!r} is not understood. This is a ROS node: --ros-args -p NAME:=VALUE -r FROM:=TO"
+                )
+            elif word in ("-p", "--param", "-r", "--remap"):
+                name, value = _pair(words, word)
+                if word in ("-p", "--param"):
+                    given.append((name, yaml.safe_load(value)))
+                else:
+                    rules.append((name, value))
+            elif word == "--params-file" and words:
+                files.append(words.pop(0))
+            elif word in FLAGS and len(words) >= FLAGS[word]:
+                del words[: FLAGS[word]]
+            else:
+                raise ConfigError(f"--ros-args: {word!r} is not understood.")
+        special = {name.split(":")[-1]: value for name, value in rules if name.split(":")[-1].startswith("__")}
+        own = special.get("__node") or special.get("__name") or node
+        namespace = special.get("__ns", "/")
+        namespace = namespace if namespace.startswith("/") else f"/{namespace}"
+        parameters: dict[str, Any] = {}
+        for file in files:
+            parameters |= _from_file(Path(file), f"{namespace.rstrip('/')}/{own}")
+        parameters |= {name.split(":")[-1]: value for name, value in given}
+        names = tuple((a.split(":")[-1], b) for a, b in rules if not a.split(":")[-1].startswith("__"))
+        return cls(own, Remapping(namespace, names), parameters, tuple(argv))
+
+
+def in_namespace(namespace: str) -> Arguments:
+    """Of a node that a program makes by itself, with names relative to `namespace`."""
+    return Arguments(remapping=Remapping(namespace if namespace.startswith("/") else f"/{namespace}"))
+
+
+def _pair(words: list[str], flag: str) -> tuple[str, str]:
+    if not words or ":=" not in words[0]:
+        raise ConfigError(
+            f"--ros-args {flag}: NAME:=VALUE is expected after it, not {words[0] if words else 'nothing'!r}."
+        )
+    name, _, value = words.pop(0).partition(":=")
+    return name, value
+
+
+def _from_file(path: Path, node: str) -> dict[str, Any]:
+    """The parameters in a file that are a node's, by its full name; `/**` is every node."""
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"The parameter file {path} cannot be read: {' '.join(str(error).split())}") from error
+    found: dict[str, Any] = {}
+    for pattern, section in (content or {}).items():
+        whole = pattern if pattern.startswith("/") else f"/{pattern}"
+        if whole in ("/**", "/*") or fnmatchcase(node, whole.replace("**", "*")):
+            found |= _flat(section.get("ros__parameters") or {})
+    return found
+
+
+def _flat(values: dict[str, Any], before: str = "") -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for name, value in values.items():
+        out |= _flat(value, f"{before}{name}.") if isinstance(value, dict) else {f"{before}{name}": value}
+    return out
+
+
+def checked(parameters: Sequence[Parameter], given: dict[str, Any]) -> dict[str, Any]:
+    """Every parameter's value: the given one, or the default.
+
+    Raises:
+        ConfigError: No such parameter, or a value of another type, out of range, or none of the choices.
+    """
+    known = {parameter.name: parameter for parameter in parameters}
+    if unknown := sorted(set(given) - set(known) - {"use_sim_time"}):
+        raise ConfigError(f"No parameter {', '.join(unknown)}; there is {', '.join(known)}.")
+    return {name: _value(parameter, given.get(name, parameter.default)) for name, parameter in known.items()}
+
+
+def _value(parameter: Parameter, value: Any) -> Any:
+    kind = type(parameter.default)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if kind is str and value is None:  # nothing after := is YAML's null
+        value = ""
+    if not isinstance(value, kind):
+        raise ConfigError(
+            f"The parameter {parameter.name} is {value!r}; it is a {kind.__name__}: {parameter.description}"
+        )
+    if (parameter.low is not None and value < parameter.low) or (parameter.high is not None and value > parameter.high):
+        raise ConfigError(
+            f"The parameter {parameter.name} is {value}; it lies between {parameter.low} and {parameter.high}."
+        )
+    if parameter.choices and value not in parameter.choices:
+        raise ConfigError(f"The parameter {parameter.name} is {value!r}; it is one of {', '.join(parameter.choices)}.")
+    return value
