@@ -21,6 +21,6 @@ setup(
         ("share/ament_index/resource_index/packages", ["scripts/robot_rl"]),
         (SHARE, ["package.xml"]),
         (f"{SHARE}/launch", files("launch", "*.launch.py")),
-        ("lib/robot_rl", [*files("scripts/ros2", "*_node"), "scripts/ros2/hold"]),
+        ("lib/robot_rl", files("scripts/ros2", "*_node")),
     ],
 )

@@ -21,7 +21,7 @@ from drivers.twin.tags import with_tags
 from drivers.twin.twin import Twin
 from robot_rl.errors import ConfigError
 
-__all__ = ["Cell", "NoGripper", "NoTracker", "SceneRequest", "open_cell"]
+__all__ = ["Cell", "NoGripper", "NoTracker", "SceneRequest", "cell_file", "open_cell"]
 
 
 _TWIN_CAMERA = CameraFile(driver="twin")
@@ -122,7 +122,7 @@ def open_cell(cell: str | CellFile, request: SceneRequest | None = None, *, rehe
     """Open a cell.
 
     Args:
-        cell: `twin`, the path of a cell file, or one that was read.
+        cell: `twin`, the path of a cell file, `ros:` in front of either, or a cell file that was read.
         request: What the task needs.
         rehearse: Address of an emulator that stands in for every device of the cell file; empty on metal.
 
@@ -133,14 +133,28 @@ def open_cell(cell: str | CellFile, request: SceneRequest | None = None, *, rehe
     request = request or SceneRequest()
     if cell == "twin":
         return _open_twin(CellFile(), request)
-    if isinstance(cell, str) and not re.search(r"\.ya?ml$", cell):
-        raise ConfigError(
-            f"Unknown cell {cell!r}: twin, or the path of a cell file (.yaml). See: robot-rl cells new --help"
-        )
-    file = load_cell_file(cell) if isinstance(cell, str) else cell
+    file = cell_file(cell) if isinstance(cell, str) else cell
     if file.arm.driver == "twin":
         return _open_twin(file, request)
     return _open_metal(file, request, rehearse)
+
+
+def cell_file(cell: str) -> CellFile:
+    """What a cell's name means: the path of a cell file, or `ros:` and a cell that ROS 2 nodes present.
+
+    Raises:
+        ConfigError: Neither, no such file, or a mistake in it.
+    """
+    from drivers.ros2.cells import PREFIX, over_ros
+
+    if cell.startswith(PREFIX):
+        return over_ros(cell.removeprefix(PREFIX))
+    if not re.search(r"\.ya?ml$", cell):
+        raise ConfigError(
+            f"Unknown cell {cell!r}: twin, the path of a cell file (.yaml), or ros:twin and ros:PATH for a cell whose "
+            "nodes run in ROS 2. See: robot-rl cells new --help"
+        )
+    return load_cell_file(cell)
 
 
 def _open_twin(file: CellFile, request: SceneRequest) -> Cell:

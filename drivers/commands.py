@@ -51,7 +51,10 @@ def _watch() -> int:
 
 
 def check_cell(
-    cell: Annotated[Positional[Path], arg(metavar="CELL.yaml", help="A cell file; robot-rl cells new writes one")],
+    cell: Annotated[
+        Positional[str],
+        arg(metavar="CELL.yaml", help="A cell file (robot-rl cells new); ros:CELL.yaml, ros:twin through ROS 2 nodes"),
+    ],
     rehearse: Annotated[
         bool, arg(help="Emulators on this machine stand in for the devices (robot-rl emulate)")
     ] = False,
@@ -63,14 +66,13 @@ def check_cell(
     from rich.console import Console
     from rich.table import Table
 
-    from drivers.cell import SceneRequest, open_cell
-    from drivers.cell_file import load_cell_file
+    from drivers.cell import SceneRequest, cell_file, open_cell
     from drivers.check import check_cell as check
 
-    file = load_cell_file(cell)
+    file = cell_file(cell)
     console = Console(stderr=True)
     request = SceneRequest(cameras=tuple(file.cameras), image_size=360)
-    opened = open_cell(str(cell), request, rehearse=host if rehearse else "")
+    opened = open_cell(cell, request, rehearse=host if rehearse else "")
     try:
         report = check(opened, wiggle=wiggle, tell=console.print)
     finally:

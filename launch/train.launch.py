@@ -1,10 +1,13 @@
 """A training session: the arm and cameras of a cell as ROS 2 nodes, and training on them."""
 
-from launch import LaunchDescription
-from launch.actions import DeclareLaunchArgument, OpaqueFunction
-from launch.substitutions import LaunchConfiguration
+from pathlib import Path
 
-from drivers.ros2.session import NodePlan, launched, plan_robot
+from launch import LaunchDescription
+from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, Shutdown
+from launch.conditions import IfCondition
+from launch.substitutions import LaunchConfiguration, NotEqualsSubstitution
+from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
 
 ARGUMENTS = {
     "task": ("reach", "what is to be learnt: robot-rl tasks lists them"),
@@ -18,21 +21,29 @@ ARGUMENTS = {
     "rehearse": ("", "address of an emulator that stands in for the cell's devices"),
     "end_when_done": ("true", "end the session when training has come to its end"),
 }
-
-
-def nodes(context):
-    given = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
-    training = {name: given[name] for name in ("task", "cell", "run", "demos", "reward", "preset", "rehearse")}
-    training |= {"steps": int(given["steps"]), "end_when_done": given["end_when_done"].lower() == "true"}
-    plans = [*plan_robot(given["task"], given["cell"], given["rehearse"]), NodePlan("training_node", training)]
-    if given["device"]:
-        plans.append(NodePlan("teleop_node", {"device": given["device"]}))
-    return launched(plans)
+OWN = [name for name in ARGUMENTS if name != "device"]
+TYPES = {"steps": int, "end_when_done": bool}
 
 
 def generate_launch_description():
+    given = {name: LaunchConfiguration(name) for name in ARGUMENTS}
+    robot = IncludeLaunchDescription(
+        str(Path(__file__).with_name("robot.launch.py")),
+        launch_arguments={name: given[name] for name in ("task", "cell", "rehearse")}.items(),
+    )
+    training = Node(
+        package="robot_rl", executable="training_node", name="training_node", output="screen", emulate_tty=True,
+        parameters=[{name: ParameterValue(given[name], value_type=TYPES.get(name, str)) for name in OWN}],
+        on_exit=Shutdown(reason="training_node ended"), sigterm_timeout="90",  # a run is saved meanwhile
+    )  # fmt: skip
+    teleop = Node(
+        package="robot_rl", executable="teleop_node", name="teleop_node", output="screen", emulate_tty=True,
+        parameters=[{"device": ParameterValue(given["device"], value_type=str)}],
+        condition=IfCondition(NotEqualsSubstitution(given["device"], "")),
+        on_exit=Shutdown(reason="teleop_node ended"),
+    )  # fmt: skip
     declared = [
         DeclareLaunchArgument(name, default_value=default, description=text)
         for name, (default, text) in ARGUMENTS.items()
     ]
-    return LaunchDescription([*declared, OpaqueFunction(function=nodes)])
+    return LaunchDescription([*declared, robot, training, teleop])

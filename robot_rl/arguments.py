@@ -13,7 +13,8 @@ Task = Annotated[
     str, arg(metavar="TASK", help="pick_cube, reach, ... (robot-rl tasks lists them) or gymnasium:FetchReach-v4")
 ]
 Cell = Annotated[
-    str | None, arg(metavar="CELL.yaml", help="Where: a cell file (robot-rl cells new); the simulated cell by default")
+    str | None,
+    arg(metavar="CELL.yaml", help="Where: a cell file (robot-rl cells new), ros:CELL; the simulated cell by default"),
 ]
 Rehearse = Annotated[
     bool, arg(help="With --cell: emulators on this machine stand in for its devices (robot-rl emulate)")

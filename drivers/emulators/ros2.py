@@ -15,7 +15,7 @@ from drivers.emulators.plant import TurnLock
 from drivers.ros2.arm_link import POSE
 from drivers.ros2.cameras import CameraPublisher, StageCamera
 from drivers.ros2.node import NEWEST, Node, open_node
-from drivers.ros2.robot import Robot, RobotOptions
+from drivers.ros2.robot import LEAVE_S, Robot, RobotOptions
 from drivers.twin.arms import load_arm
 from drivers.twin.devices import TwinArm, TwinClock, TwinGripper
 from drivers.twin.scene import Scene
@@ -97,7 +97,7 @@ class Ros2Emulator:
         self._ended.set()
         for thread in self._threads:
             if thread.is_alive():
-                thread.join(5.0)
+                thread.join(LEAVE_S + 5.0)
         self._end_rival()
         self.node.close()
 

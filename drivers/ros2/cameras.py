@@ -16,6 +16,7 @@ from robot_rl.errors import ConfigError, DeviceError
 __all__ = ["CameraPublisher", "StageCamera"]
 
 log = logging.getLogger("robot_rl.ros2")
+LEAVE_S = 10.0
 IDLE_S = 0.05  # between looks for somebody who wants pictures
 
 
@@ -71,10 +72,11 @@ class CameraPublisher:
         self._last: float | None = None
 
     def run(self, ended: threading.Event) -> None:
-        """Until ended."""
+        """Until ended, and nobody looks any more, 10 s at most: who acts on the pictures can end in order."""
         camera: Camera | None = None
-        due = time.monotonic()
-        while not ended.is_set():
+        due, left = time.monotonic(), float("inf")
+        while not ended.is_set() or (time.monotonic() < left and self.wanted()):
+            left = min(left, time.monotonic() + LEAVE_S) if ended.is_set() else left
             try:
                 if camera is None:
                     camera = self._open()
@@ -87,7 +89,7 @@ class CameraPublisher:
                     log.error("Camera %s: %s", self.name, error)  # noqa: TRY400 (one message is what a user gets)
                 self.trouble, wanted = str(error), False
             due = max(due + (self._period_s if wanted else IDLE_S), time.monotonic() - self._period_s)
-            ended.wait(max(0.0, due - time.monotonic()))
+            time.sleep(max(0.0, due - time.monotonic()))
         if camera is not None:
             camera.close()
 

@@ -107,7 +107,7 @@ class DdsNode:
     def serve(self, service: str, kind: str, answer: Callable[[Message], Message]) -> None:
         """Answer requests, each in a thread."""
         asked, answered, _, response = self._service(service, kind)
-        writer = DataWriter(self._participant, answered, qos=_qos(DEFAULT))
+        writer = DataWriter(self._participant, answered, qos=_qos(DEFAULT, f"{kind}_Response"))
         self._graph.add(writer=writer)
 
         def respond(sample: Any) -> None:
@@ -119,7 +119,7 @@ class DdsNode:
         def take(sample: Any) -> None:
             self._servants.submit(respond, sample)
 
-        self._hear(DataReader(self._participant, asked, qos=_qos(DEFAULT)), take)
+        self._hear(DataReader(self._participant, asked, qos=_qos(DEFAULT, f"{kind}_Request")), take)
 
     def call(self, service: str, kind: str, request: Message, timeout_s: float) -> Message:
         """Ask, and wait for the response; not from within a subscription's `take`."""
@@ -128,8 +128,8 @@ class DdsNode:
             client = self._clients.get(whole)
             if client is None:
                 asked, answered, sent, _ = self._service(service, kind)
-                writer = DataWriter(self._participant, asked, qos=_qos(DEFAULT))
-                reader = DataReader(self._participant, answered, qos=_qos(DEFAULT))
+                writer = DataWriter(self._participant, asked, qos=_qos(DEFAULT, f"{kind}_Request"))
+                reader = DataReader(self._participant, answered, qos=_qos(DEFAULT, f"{kind}_Response"))
                 client = self._clients[whole] = _Client(whole, writer, reader, sent)
                 self._graph.add(writer=writer)
                 self._hear(reader, client.take)
@@ -303,12 +303,10 @@ def _environment_domain() -> int:
     return int(text)
 
 
-def _qos(qos: Qos, kind: str = "") -> DdsQos:
-    policies = [
+def _qos(qos: Qos, kind: str) -> DdsQos:
+    return DdsQos(
         P.Reliability.Reliable(duration(seconds=MAX_BLOCKING_S)) if qos.reliable else P.Reliability.BestEffort,
         P.Durability.TransientLocal if qos.transient_local else P.Durability.Volatile,
         P.History.KeepLast(qos.depth),
-    ]
-    if kind:  # by which ROS tells versions of a message apart
-        policies.append(P.Userdata(f"typehash={type_hash(kind)};".encode()))
-    return DdsQos(*policies)
+        P.Userdata(f"typehash={type_hash(kind)};".encode()),  # by which ROS tells versions of a message apart
+    )

@@ -18,7 +18,7 @@ from cyclonedds.sub import DataReader
 from cyclonedds.topic import Topic
 from cyclonedds.util import duration
 
-from drivers.ros2.messages import message
+from drivers.ros2.messages import message, type_hash
 from drivers.ros2.node import Endpoint, Qos
 from drivers.ros2.wire import wire_class
 
@@ -47,7 +47,10 @@ class Graph:
         ]
         wire = wire_class(INFO)
         topic = Topic(participant, "ros_discovery_info", wire)
-        kept = (P.Reliability.Reliable(duration(milliseconds=100)), P.Durability.TransientLocal)
+        kept = (
+            P.Reliability.Reliable(duration(milliseconds=100)), P.Durability.TransientLocal,
+            P.Userdata(f"typehash={type_hash(INFO)};".encode()),
+        )  # fmt: skip
         self._wire = wire
         self._writer = DataWriter(participant, topic, qos=DdsQos(*kept, P.History.KeepLast(1)))
         self._reader = DataReader(participant, topic, qos=DdsQos(*kept, P.History.KeepAll))

@@ -41,11 +41,16 @@ class Lifecycle:
     Args:
         node: Over which.
         managed: Whose life.
+
+    Attributes:
+        state: unconfigured, inactive, active or finalized.
+        trouble: Why the last transition was not made; empty when it was.
+        lock: Held during a transition; hold it to act upon the state.
     """
 
     def __init__(self, node: Node, managed: Managed) -> None:
         self._node, self._managed = node, managed
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
         self.state, self.trouble = "unconfigured", ""
         self._event = node.publisher("~/transition_event", "lifecycle_msgs/msg/TransitionEvent", DEFAULT)
         node.serve("~/get_state", "lifecycle_msgs/srv/GetState", self._get)
@@ -63,7 +68,7 @@ class Lifecycle:
 
     def to(self, transition: str) -> bool:
         """Make a transition by name; whether it was made. Why not, is in `trouble`."""
-        with self._lock:
+        with self.lock:
             number = next(
                 (n for n, (name, before, _) in TRANSITIONS.items() if (name, before) == (transition, self.state)), 0
             )

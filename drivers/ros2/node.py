@@ -4,7 +4,6 @@
 from any Python. What goes over the wire is the same, and so is everything built on `Node`.
 """
 
-import importlib.util
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -152,21 +151,22 @@ def open_node(
         raise ConfigError(f"A ROS node cannot be called {name!r}: letters, digits and _, no digit first.")
     arguments = arguments or Arguments()
     name = arguments.name or name
-    found: dict[str, Any] = {m: importlib.util.find_spec(m) for m in ("rclpy", "cyclonedds")}
-    if transport == "rclpy" or (not transport and found["rclpy"]):
-        if not found["rclpy"]:
-            raise ConfigError(
-                "transport: rclpy, but this Python has none. Source ROS 2 (. /opt/ros/jazzy/setup.sh) in the shell and "
-                "use the Python it was built for, or say transport: dds."
-            )
-        from drivers.ros2.rclpy_node import RclpyNode
+    if transport != "dds":
+        try:
+            from drivers.ros2.rclpy_node import RclpyNode
 
-        return RclpyNode(name, arguments, domain)
-    if not found["cyclonedds"]:
+            return RclpyNode(name, arguments, domain)
+        except ImportError as error:  # not there, or sourced for another Python
+            if transport == "rclpy":
+                raise ConfigError(
+                    f"transport: rclpy, but this Python cannot import it ({error}). Source ROS 2 (. "
+                    "/opt/ros/jazzy/setup.sh) and use the Python it was built for, or say transport: dds."
+                ) from error
+    try:
+        from drivers.ros2.dds import DdsNode
+    except ImportError as error:
         raise ConfigError(
-            "Nothing here speaks ROS 2: neither rclpy (source ROS 2's setup.sh) nor cyclonedds "
-            "(pip install 'robot-rl[ros]')."
-        )
-    from drivers.ros2.dds import DdsNode
-
+            f"Nothing here speaks ROS 2: neither rclpy (source ROS 2's setup.sh) nor cyclonedds ({error}; "
+            "pip install 'robot-rl[ros]')."
+        ) from error
     return DdsNode(name, arguments, domain)

@@ -42,7 +42,8 @@ def run_node(
     if {"-h", "--help"} & set(words):
         print(_help(name, purpose, parameters))
         return 0
-    logging.basicConfig(level=logging.INFO, format=f"[%(levelname)s] [{name}]: %(message)s", stream=sys.stderr)
+    logging.getLogger("robot_rl").setLevel(logging.INFO)
+    logging.basicConfig(format=f"[%(levelname)s] [{name}]: %(message)s", stream=sys.stderr)
     ended = threading.Event()
     before = {number: signal.signal(number, lambda *_: ended.set()) for number in (signal.SIGINT, signal.SIGTERM)}
     node: Node | None = None

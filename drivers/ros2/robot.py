@@ -40,6 +40,7 @@ TF_HZ, DIAGNOSTICS_HZ, GRAPH_HZ = 30.0, 1.0, 2.0
 OK, WARN, ERROR = 0, 1, 2
 INVALID_JOINTS, INVALID_GOAL = -2, -1
 LEAST_MOTION_S = 0.1
+LEAVE_S = 10.0
 GRIPPED_S, GRIPPED = 3.0, 0.004  # a gripper has arrived, or stalled, by then; [m]
 
 
@@ -96,7 +97,7 @@ class Robot:
         self._target: tuple[float, Array] | None = None  # when it came; taken by the next tick
         self._heard_s = -np.inf
         self._holding, self._moving, self._refused, self._trouble = True, False, 0, ""
-        self._rivals = 0
+        self._rivals, self._leaving, self._left_s = 0, False, 0.0
         self._due: dict[str, float] = {}  # when each was done last, of what is done at a rate of its own
         self._say: dict[str, Any] = {
             topic: node.publisher(topic, kind, qos)
@@ -119,15 +120,27 @@ class Robot:
         self._grip = ActionServer(node, "gripper/gripper_cmd", GRIPPING, self._gripped)
 
     def run(self, ended: threading.Event) -> None:
-        """Until ended; the arm then holds its measured pose."""
+        """Until ended; the arm then holds its measured pose at once.
+
+        Its state is told on until nobody sends targets any more, 10 s at most: who commanded it can end in order.
+        """
         next_s = self.clock.now()
-        while not ended.is_set():
+        while not ended.is_set() or self._is_commanded():
+            if ended.is_set() and not self._leaving:
+                self._leaving = True
+                with self._lock, contextlib.suppress(RobotRLError):
+                    self.arm.stop()
             next_s = max(next_s + 1.0 / self.options.rate_hz, self.clock.now())
             with self._lock:
                 self.clock.wait_until(next_s)
             self.tick()
         with self._lock, contextlib.suppress(RobotRLError):
             self.arm.stop()
+
+    def _is_commanded(self) -> bool:
+        """Whether, asked to end, it waits for others to end first."""
+        self._left_s = self._left_s or time.monotonic()
+        return time.monotonic() - self._left_s < LEAVE_S and bool(self.node.publishers("target_pose"))
 
     def tick(self) -> None:
         """Obey the newest target, and say how the arm is."""
@@ -181,7 +194,7 @@ class Robot:
     def _obey(self) -> None:
         """Hand the newest target to the arm, or hold."""
         target, self._target = self._target, None
-        if self._moving:
+        if self._moving or self._leaving:
             return
         if self._rivals > 1 or self._controllers[CARTESIAN] != "active":
             target = None

@@ -14,10 +14,10 @@ from typing import Any
 
 from drivers.ros2 import messages as ros
 from drivers.ros2.arguments import Parameter
+from drivers.ros2.cells import PREFIX, over_ros
 from drivers.ros2.lifecycle import Lifecycle
 from drivers.ros2.node import DEFAULT, LATCHED, Node
 from drivers.ros2.program import run_node
-from drivers.ros2.session import write_cell
 from robot_rl.errors import LinkError, RobotRLError
 from tasks import task_class
 from tasks.ros2.training import RunReader, Session, SessionOptions
@@ -84,10 +84,10 @@ class TrainingNode:
         if self._session is None:
             task_class(values["task"])
             run = Path(values["run"] or f"runs/{values['task']}/ros").resolve()
-            cell = write_cell(values["cell"], run.parent / f"{run.name}_ros")
+            over_ros(values["cell"])  # a mistake in it is said now
             self._session = Session(
                 SessionOptions(
-                    task=values["task"], cell=str(cell), run=run,
+                    task=values["task"], cell=f"{PREFIX}{values['cell']}", run=run,
                     rehearse=values["cell"] == "twin" or bool(values["rehearse"]), demos=values["demos"],
                     reward=values["reward"], preset=values["preset"], teleop=values["teleop"], steps=values["steps"],
                     settings=tuple(v for v in values["settings"] if v),
@@ -132,16 +132,8 @@ class TrainingNode:
 
     def tick(self) -> None:
         """Tell what is new. Raises LinkError when training ended with an error and nobody would see it otherwise."""
-        if self._session is not None and self.life.state == "active":
-            try:
-                if self._session.check():
-                    self._done = True
-                    self.life.to("deactivate")
-            except LinkError as error:
-                self._failure = str(error)
-                self.life.to("deactivate")
-                if self._values["end_when_done"]:
-                    raise
+        with self.life.lock:
+            self._look()
         if self._reader is not None:
             news = self._reader.news()
             for reward, human, version in news.steps:
@@ -153,6 +145,20 @@ class TrainingNode:
         if time.monotonic() - self._diagnosed > DIAGNOSE_S:
             self._diagnosed = time.monotonic()
             self._diagnose()
+
+    def _look(self) -> None:
+        """Whether training has come to its end by itself."""
+        if self._session is None or self.life.state != "active":
+            return
+        try:
+            if self._session.check():
+                self._done = True
+                self.life.to("deactivate")
+        except LinkError as error:
+            self._failure = str(error)
+            self.life.to("deactivate")
+            if self._values["end_when_done"]:
+                raise
 
     def _publish(self, name: str, value: Any) -> None:
         self._tell[name].publish(ros.message(self._kinds[name], data=value))
