@@ -67,7 +67,7 @@ gripper:
   driver: robotiq                 # robotiq | none (a fixed tool)
 """
 
-_ROS2 = """# An arm that runs in ROS 2 already (CRISP's controllers, ros2_control). Check it with: robot-rl check-cell {path}
+_ROS2 = """# A cell whose arm runs in ROS 2 already (CRISP, ros2_control). Check it with: robot-rl check-cell {path}
 # Such a robot without the metal: robot-rl emulate ros2 --task peg_insert, then any command with --rehearse.
 arm:
   driver: ros2
@@ -75,12 +75,12 @@ arm:
   options:
     model: fr3                    # fr3 | ur5e: joint limits to keep away from; leave out for another arm
     base_frame: base              # frame of current_pose and target_pose
-    tcp_frame: tcp                # frame of current_twist and wrench where they are not in base: fr3_hand_tcp, tool0 ...
-    # namespace: /left            # in front of every topic
-    # pose: current_pose          # PoseStamped      | these are the defaults
-    # joints: joint_states        # JointState       |
-    # twist: current_twist        # TwistStamped     | '' where there is none
-    # wrench: wrench              # WrenchStamped    | '' where there is none: then only the controller limits forces
+    tcp_frame: tcp                # frame of current_twist and wrench where they are not in base: fr3_hand_tcp, tool0
+    # namespace: /left            # in front of every topic; the rest are the defaults
+    # pose: current_pose          # PoseStamped
+    # joints: joint_states        # JointState
+    # twist: current_twist        # TwistStamped; '' where there is none
+    # wrench: wrench              # WrenchStamped; '' where there is none: then only the controller limits forces
     # wrench_sign: 1              # -1 where the wrench is what the world exerts on the robot
     # target: target_pose         # PoseStamped, ours
     # controller: cartesian_impedance_controller      # activated on connecting; leave out where it always is
@@ -93,7 +93,7 @@ arm:
 gripper:
   driver: ros2                    # ros2 | none (a fixed tool)
   # options: {{state: gripper/joint_states, topic: gripper/command}}
-  # options: {{state: joint_states, joint: fr3_finger_joint1, opening_per_position: 2.0, action: franka_gripper/gripper_action}}
+  # options: {{state: joint_states, joint: fr3_finger_joint1, opening_per_position: 2.0, action: gripper/gripper_cmd}}
 """
 
 _TWIN = """# The simulated cell, as a file: a real one without the metal. Check it with: robot-rl check-cell {path}
