@@ -11,6 +11,7 @@ index anew, and `ros2 bag reindex -s mcap mended` the metadata; it wants that `_
 """
 
 import contextlib
+import itertools
 import logging
 import shutil
 import threading
@@ -70,6 +71,7 @@ class BagRecorder:
         self.path, self._node, self._max_gib = out, node, max_gib
         self._named = {node.resolve(topic) for topic in topics}
         self._requested: dict[str, Qos] = {}
+        self._turns = itertools.count()
         self._done_with = set[str]()  # topics of which something was said that is said once
         self._lock = threading.Lock()
         self._connections: dict[str, Any] = {}
@@ -118,16 +120,17 @@ class BagRecorder:
             raise StoreError(f"Recording ended: {full}. {self.path} is whole up to here.", path=self.path)
 
     def _look(self) -> None:
-        """Subscribe to what is new, and say which publishers are not heard."""
+        """Subscribe to what is new; and, one topic a look as it takes time, say which publishers are not heard."""
         seen = self._node.topics()
         wanted = self._named & seen.keys() if self._named else recorded_by_default(seen)
-        for topic in sorted(wanted - self._done_with):
-            offers = [one.qos for one in self._node.publishers(topic) if one.kind == seen[topic]]
-            if topic not in self._requested:
-                if offers:
-                    self._record(topic, seen[topic], offers)
-            elif unheard := [why for offer in offers if (why := mismatch(offer, self._requested[topic]))]:
-                log.warning("%s has a later publisher that is not recorded: %s. Record anew.", topic, unheard[0])
+        for topic in sorted(wanted - self._requested.keys() - self._done_with):
+            if offers := [one.qos for one in self._node.publishers(topic) if one.kind == seen[topic]]:
+                self._record(topic, seen[topic], offers)
+        if known := sorted(self._requested.keys() - self._done_with):
+            topic = known[next(self._turns) % len(known)]
+            reasons = {mismatch(one.qos, self._requested[topic]) for one in self._node.publishers(topic)} - {""}
+            if reasons:
+                log.warning("%s has a later publisher that is not recorded: %s. Record anew.", topic, reasons.pop())
                 self._done_with.add(topic)
 
     def _record(self, topic: str, kind: str, offers: list[Qos]) -> None:
