@@ -72,8 +72,8 @@ class StageServer:
             self._listener = socket.create_server((host, PORT))
         except OSError as error:
             raise DeviceConnectionError(
-                f"The stage cannot listen on {host}:{PORT} ({error.strerror}). Does another emulator run there? End it, or "
-                "give this one another address: 127.0.0.2 to 127.255.255.254 are all this machine's."
+                f"The stage cannot listen on {host}:{PORT} ({error.strerror}). Does another emulator run there? End it "
+                "or give this one another address: 127.0.0.2 and so on are this machine too."
             ) from error
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener, selectors.EVENT_READ)
