@@ -200,13 +200,30 @@ def test_colcon_installs_the_same_commands_and_requirements(colcon, wheel):
     assert told[0] == told[1]
 
 
-def test_setup_py_does_without_pyproject_beside_it(tree, tmp_path):
-    """`colcon build --symlink-install` runs a link to it in a folder of links."""
-    for name in ("setup.py", "package.xml", "launch", "scripts", *ROOMS):
-        (tmp_path / name).symlink_to(tree / name)
-    names = "from distutils.core import run_setup\nd = run_setup('setup.py', stop_after='config')\n"
-    names = f"import setuptools\n{names}print(d.get_name(), d.get_version(), sorted(d.packages)[:1], len(d.data_files))"
-    assert command([sys.executable, "-W", "ignore", "-c", names], cwd=tmp_path) == "robot-rl 0.1.0 ['calibration'] 4\n"
+AS_COLCON_READS_IT = """
+import setuptools
+from distutils.core import run_setup
+dist = run_setup("setup.py", script_args=("--dry-run",), stop_after="config")
+skipped = ("cmdclass", "distclass", "ext_modules", "metadata", *dist.display_option_names)
+said = {k: v for k, v in vars(dist).items() if not k.startswith("_") and not callable(v) and k not in skipped}
+said["metadata"] = {k: v for k, v in vars(dist.metadata).items() if k not in ("license_files", "provides_extras")}
+print(repr(said))
+"""  # colcon-python-setup-py 0.2.9
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_colcon_can_read_setup_py(colcon, tree, tmp_path, linked):
+    """It evaluates what is printed, which must be plain literals; to install links it runs a link elsewhere."""
+    if linked:
+        for name in ("setup.py", "package.xml", "launch", "scripts", *ROOMS):
+            (tmp_path / name).symlink_to(tree / name)
+    python = colcon.parent / "venv" / "bin" / "python"
+    place = tmp_path if linked else tree
+    said = ast.literal_eval(command([python, "-W", "ignore", "-c", AS_COLCON_READS_IT], cwd=place, env=ALONE))
+    assert said["metadata"]["name"] == "robot_rl"
+    assert {room for package in said["packages"] for room in [package.partition(".")[0]]} == set(ROOMS)
+    assert {"share/robot_rl", MARKER.rpartition("/")[0]} <= {target for target, _ in said["data_files"]}
+    assert all((place / file).is_file() for _, files in said["data_files"] for file in files)
 
 
 @pytest.mark.parametrize("name", [path.name for path in WRAPPERS])
