@@ -1,14 +1,16 @@
 """For `colcon build` alone, which installs Python packages by setuptools: what pyproject.toml says, in its words.
 
-Setuptools must not read pyproject.toml itself: colcon evaluates the printed result, which its objects do not survive.
+Setuptools must not read pyproject.toml itself: colcon evaluates the printed result, which its objects do not survive,
+and that of Ubuntu 24.04 (68) refuses the licence. `colcon build --symlink-install` runs a link to this file, in a
+folder without pyproject.toml.
 """
 
 import tomllib
 from pathlib import Path
 
-from setuptools import Distribution, find_packages, setup
+from setuptools import Distribution, find_namespace_packages, setup
 
-PYPROJECT = tomllib.loads(Path("pyproject.toml").read_text())
+PYPROJECT = tomllib.loads(Path(__file__).resolve().with_name("pyproject.toml").read_text())
 PROJECT, WHEEL = PYPROJECT["project"], PYPROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]
 
 
@@ -37,8 +39,10 @@ setup(
     version=PROJECT["version"],
     description=PROJECT["description"],
     license=PROJECT["license"],
-    packages=find_packages(include=[f"{room}{rest}" for room in WHEEL["packages"] for rest in ("", ".*")]),
-    package_data={"": ["*.html", "models/*.xml"]},
+    python_requires=PROJECT["requires-python"],
+    install_requires=PROJECT["dependencies"],
+    packages=find_namespace_packages(include=[f"{room}{rest}" for room in WHEEL["packages"] for rest in ("", ".*")]),
+    package_data={"": ["*.html", "*.xml"]},
     data_files=list(data_files()),
     entry_points=entry_points(),
 )
