@@ -125,8 +125,10 @@ class ActionServer:
                 if goal.result is None:
                     goal.status, goal.result = ABORTED, message(f"{self._kind}_Result")
                 goal.forget_s = monotonic() + FORGET_S
-                goal.ended.set()
-                self._tell()
+                try:
+                    self._tell()  # before anybody hears of the result
+                finally:
+                    goal.ended.set()
 
     def _wait(self, request: Message) -> Message:
         goal = self._goals.get(bytes(request.goal_id.uuid))
