@@ -73,6 +73,9 @@ class CameraNode:
                 f"{', '.join(known) or 'none'}."
             )
         stage = self._stage = Stage(values["rehearse"]) if values["rehearse"] else None
+        # Whole pictures: who looks at them crops them, and finds tags beside what a policy sees.
+        whole = {name: camera.model_copy(update={"crop": None}) for name, camera in file.cameras.items()}
+        file = file.model_copy(update={"cameras": whole})
         clock = WallClock()
         self.publishers = [
             CameraPublisher(node, name, lambda n=name: _Eye(n, file, clock, stage), fps=values["fps"], now=clock.now)
