@@ -111,7 +111,7 @@ class Ros2Gripper:
         try:  # a newer goal ends this one, which is no failure; nor is a grasp that stalls
             self._action.send(ros.message(f"{ACTION}_Goal", command=wanted), ACTION_S)
         except DeviceError as error:
-            self._failure = error
+            self._failure, self._asked = error, None  # asked for again, it is tried again
 
     def _take(self, content: Any) -> None:
         self._known = tuple(content.name)
