@@ -58,8 +58,8 @@ class SimNode:
         """Until ended."""
         self.start()
         ended.wait()
+        self.emulator.stop()  # its cameras look through the server
         self.server.stop()
-        self.emulator.stop()
 
 
 def main() -> int:
