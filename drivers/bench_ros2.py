@@ -28,19 +28,16 @@ SHAPE = (480, 640, 3)
 def ros2_benchmarks() -> list[dict[str, Any]]:
     """Round trips of a target pose to another process and back, and two cameras from it."""
     os.environ |= {"ROS_DOMAIN_ID": str(DOMAIN), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
-    other = subprocess.Popen(
-        [sys.executable, "-m", "drivers.bench_ros2"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    assert other.stdout is not None
-    port = int(other.stdout.readline())
-    node = open_node("bench", transport="dds")
-    try:
-        trips, bare = _round_trips(node), _udp_round_trips(port)
-        sent, came, late = _film(node)
-    finally:
-        node.close()
-        other.terminate()
-        other.wait()
+    with subprocess.Popen([sys.executable, "-m", "drivers.bench_ros2"], stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        port = int(other.stdout.readline())
+        node = open_node("bench", transport="dds")
+        try:
+            trips, bare = _round_trips(node), _udp_round_trips(port)
+            sent, came, late = _film(node)
+        finally:
+            node.close()
+            other.terminate()
     ours, theirs = _encoding()
     p50, bare_p50 = 1e3 * np.median(trips), 1e3 * np.median(bare)
     note = f"p50 {p50:.2f} ms, {TRIPS} at {1 / PERIOD_S:.0f} Hz; UDP alone p50 {bare_p50:.2f} ms"

@@ -66,7 +66,7 @@ class Ros2Arm:
         self, host: str = "", *, home: tuple[float, ...] | None = None, namespace: str = "/", transport: str = "",
         model: str = "", controller: str = "", trajectory: str = "joint_trajectory_controller/follow_joint_trajectory",
         trajectory_controller: str = "", manager: str = "controller_manager", gains: str = "",
-        recover_service: str = "", timeout_s: float = 0.25, connect_s: float = 5.0, command_hz: float = 100.0,
+        recover_service: str = "", timeout_s: float = 0.25, connect_s: float = 15.0, command_hz: float = 100.0,
         **topics: Any,
     ) -> None:  # fmt: skip
         if model not in ("", *LIMITS) or gains not in ("", "crisp"):

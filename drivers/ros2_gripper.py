@@ -45,7 +45,7 @@ class Ros2Gripper:
     def __init__(  # noqa: PLR0913 (a cell file's options, each with its default)
         self, host: str = "", *, namespace: str = "/", transport: str = "", state: str = "gripper/joint_states",
         joint: str = "", action: str = "", topic: str = "gripper/command", opening_per_position: float = 1.0,
-        max_opening: float = 0.08, max_effort: float = 30.0, max_age_s: float = 1.0, connect_s: float = 5.0,
+        max_opening: float = 0.08, max_effort: float = 30.0, max_age_s: float = 1.0, connect_s: float = 15.0,
     ) -> None:  # fmt: skip
         if not (action or topic) or opening_per_position == 0.0:
             raise ConfigError(
@@ -111,7 +111,7 @@ class Ros2Gripper:
         try:  # a newer goal ends this one, which is no failure; nor is a grasp that stalls
             self._action.send(ros.message(f"{ACTION}_Goal", command=wanted), ACTION_S)
         except DeviceError as error:
-            self._failure = error
+            self._failure, self._asked = error, None  # asked for again, it is tried again
 
     def _take(self, content: Any) -> None:
         self._known = tuple(content.name)

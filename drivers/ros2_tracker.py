@@ -33,7 +33,10 @@ class TransformTree:
         with self._lock:
             for one in content.transforms:
                 child, parent = one.child_frame_id.lstrip("/"), one.header.frame_id.lstrip("/")
-                self._parent[child] = (parent, pose_of(one.transform), seconds(one.header.stamp), static)
+                pose = pose_of(one.transform)
+                # What tf2 ignores, too: a frame in itself, numbers that are none, a rotation that is none.
+                if child != parent and np.isfinite(pose).all() and abs(np.linalg.norm(pose[3:]) - 1.0) < 1e-3:
+                    self._parent[child] = (parent, pose, seconds(one.header.stamp), static)
 
     def frames(self) -> list[str]:
         """Every frame that has a parent."""

@@ -4,6 +4,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable
+from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -76,6 +77,7 @@ class _Goal:
     def __init__(self) -> None:
         self.cancelled, self.ended = threading.Event(), threading.Event()
         self.status, self.result = EXECUTING, None
+        self.forget_s = float("inf")  # of a monotonic clock
 
 
 class ActionServer:
@@ -102,7 +104,9 @@ class ActionServer:
 
     def _accept(self, request: Message) -> Message:
         goal = _Goal()
+        now = monotonic()
         with self._changing:
+            self._goals = {i: other for i, other in self._goals.items() if now < other.forget_s}
             for other in self._goals.values():
                 other.cancelled.set()
             self._goals[bytes(request.goal_id.uuid)] = goal
@@ -113,12 +117,18 @@ class ActionServer:
         with self._turn:
             self._tell()
             try:
-                goal.status, goal.result = self._execute(asked, goal.cancelled)
+                if goal.cancelled.is_set():  # given up before its turn: nothing of it is done
+                    goal.status, goal.result = CANCELED, message(f"{self._kind}_Result")
+                else:
+                    goal.status, goal.result = self._execute(asked, goal.cancelled)
             finally:
                 if goal.result is None:
                     goal.status, goal.result = ABORTED, message(f"{self._kind}_Result")
-                goal.ended.set()
-                self._tell()
+                goal.forget_s = monotonic() + FORGET_S
+                try:
+                    self._tell()  # before anybody hears of the result
+                finally:
+                    goal.ended.set()
 
     def _wait(self, request: Message) -> Message:
         goal = self._goals.get(bytes(request.goal_id.uuid))
@@ -130,9 +140,11 @@ class ActionServer:
 
     def _cancel(self, request: Message) -> Message:
         wanted = bytes(request.goal_info.goal_id.uuid)
-        chosen = [i for i, goal in self._goals.items() if (i == wanted or not any(wanted)) and not goal.ended.is_set()]
+        with self._changing:
+            live = {i: goal for i, goal in self._goals.items() if not goal.ended.is_set()}
+        chosen = [i for i in live if i == wanted or not any(wanted)]
         for goal_id in chosen:
-            self._goals[goal_id].cancelled.set()
+            live[goal_id].cancelled.set()
         return message(
             "action_msgs/srv/CancelGoal_Response",
             return_code=0 if chosen else 2,
@@ -140,12 +152,14 @@ class ActionServer:
         )
 
     def _tell(self) -> None:
+        with self._changing:
+            goals = list(self._goals.items())
         states = [
             message(
                 "action_msgs/msg/GoalStatus",
                 goal_info=message("action_msgs/msg/GoalInfo", goal_id=_uuid(i)), status=goal.status,
             )
-            for i, goal in list(self._goals.items())
+            for i, goal in goals
         ]  # fmt: skip
         self._status.publish(message("action_msgs/msg/GoalStatusArray", status_list=states))
 

@@ -4,11 +4,12 @@ The grammar is that of https://design.ros2.org/articles/ros_command_line_argumen
 use it: parameters (-p, --params-file), remappings (-r), `__node`, `__name` and `__ns`.
 """
 
-from collections.abc import Sequence
+import math
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
@@ -105,7 +106,8 @@ class Arguments:
         Raises:
             ConfigError: Something that is not understood, or a parameter file that cannot be read.
         """
-        words, rules, files, given = list(argv), list[tuple[str, str]](), list[str](), list[tuple[str, Any]]()
+        words, files = list(argv), list[str]()
+        rules, given = list[_Rule](), list[_Rule]()
         inside = False
         while words:
             word = words.pop(0)
@@ -116,27 +118,26 @@ class Arguments:
                     f"{word!r} is not understood. This is a ROS node: --ros-args -p NAME:=VALUE -r FROM:=TO"
                 )
             elif word in ("-p", "--param", "-r", "--remap"):
-                name, value = _pair(words, word)
-                if word in ("-p", "--param"):
-                    given.append((name, yaml.safe_load(value)))
-                else:
-                    rules.append((name, value))
+                (given if word in ("-p", "--param") else rules).append(_pair(words, word))
             elif word == "--params-file" and words:
                 files.append(words.pop(0))
             elif word in FLAGS and len(words) >= FLAGS[word]:
                 del words[: FLAGS[word]]
             else:
                 raise ConfigError(f"--ros-args: {word!r} is not understood.")
-        special = {name.split(":")[-1]: value for name, value in rules if name.split(":")[-1].startswith("__")}
-        own = special.get("__node") or special.get("__name") or node
-        namespace = special.get("__ns", "/")
-        namespace = namespace if namespace.startswith("/") else f"/{namespace}"
+        own = _first(rules, ("__node", "__name"), node) or node
+        namespace = "/" + _first(rules, ("__ns",), own).strip("/")
+        whole = f"{namespace.rstrip('/')}/{own}"
         parameters: dict[str, Any] = {}
         for file in files:
-            parameters |= _from_file(Path(file), f"{namespace.rstrip('/')}/{own}")
-        parameters |= {name.split(":")[-1]: value for name, value in given}
-        names = tuple((a.split(":")[-1], b) for a, b in rules if not a.split(":")[-1].startswith("__"))
+            parameters |= _from_file(Path(file), whole)
+        ours = ("", own, whole)  # rules may be another node's
+        parameters |= {name: _value_of(name, value) for where, name, value in given if where in ours}
+        names = tuple((name, to) for where, name, to in rules if where in ours and not name.startswith("__"))
         return cls(own, Remapping(namespace, names), parameters, tuple(argv))
+
+
+_Rule = tuple[str, str, str]  # the node it is for, or nothing; name; value
 
 
 def in_namespace(namespace: str) -> Arguments:
@@ -144,27 +145,56 @@ def in_namespace(namespace: str) -> Arguments:
     return Arguments(remapping=Remapping(namespace if namespace.startswith("/") else f"/{namespace}"))
 
 
-def _pair(words: list[str], flag: str) -> tuple[str, str]:
+def _pair(words: list[str], flag: str) -> _Rule:
     if not words or ":=" not in words[0]:
         raise ConfigError(
             f"--ros-args {flag}: NAME:=VALUE is expected after it, not {words[0] if words else 'nothing'!r}."
         )
-    name, _, value = words.pop(0).partition(":=")
-    return name, value
+    left, _, value = words.pop(0).partition(":=")
+    where, _, name = left.rpartition(":")
+    return where, name, value
+
+
+def _first(rules: Sequence[_Rule], names: tuple[str, ...], node: str) -> str:
+    """Of several rules for the same, ROS takes the first."""
+    return next((value for where, name, value in rules if name in names and where in ("", node)), "")
+
+
+def _value_of(name: str, text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--ros-args: {name}:={text} is no value ({' '.join(str(error).split())}).") from error
 
 
 def _from_file(path: Path, node: str) -> dict[str, Any]:
-    """The parameters in a file that are a node's, by its full name; `/**` is every node."""
+    """The parameters in a file that are a node's, by its full name; `*` is any one name, `/**` any number of them."""
     try:
         content = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"The parameter file {path} cannot be read: {' '.join(str(error).split())}") from error
     found: dict[str, Any] = {}
-    for pattern, section in (content or {}).items():
-        whole = pattern if pattern.startswith("/") else f"/{pattern}"
-        if whole in ("/**", "/*") or fnmatchcase(node, whole.replace("**", "*")):
-            found |= _flat(section.get("ros__parameters") or {})
+    for pattern, values in _sections(path, content or {}):
+        if re.fullmatch(re.escape(pattern).replace(r"/\*", r"(/\w+)").replace(r"\*", "*"), node):
+            found |= _flat(values)
     return found
+
+
+def _sections(path: Path, content: Any, before: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every node's full name, or pattern, and parameters; namespaces may be nested."""
+    if not isinstance(content, dict):
+        raise ConfigError(
+            f"The parameter file {path} has {content!r} where NODE: {{ros__parameters: {{NAME: VALUE}}}} is expected."
+        )
+    for name, section in cast("dict[Any, Any]", content).items():
+        whole = f"{before}/{str(name).lstrip('/')}"
+        inner = cast("dict[Any, Any]", section) if isinstance(section, dict) else section
+        if isinstance(inner, dict) and "ros__parameters" in inner:
+            values = inner.pop("ros__parameters") or {}
+            if not isinstance(values, dict):
+                raise ConfigError(f"The parameter file {path} has {values!r} for {whole}; NAME: VALUE is expected.")
+            yield whole, cast("dict[str, Any]", values)
+        yield from _sections(path, inner, whole)
 
 
 def _flat(values: dict[str, Any], before: str = "") -> dict[str, Any]:
@@ -186,20 +216,26 @@ def checked(parameters: Sequence[Parameter], given: dict[str, Any]) -> dict[str,
     return {name: _value(parameter, given.get(name, parameter.default)) for name, parameter in known.items()}
 
 
+_KINDS = {bool: "bool", int: "int", float: "float", str: "str", list: "list of str"}
+
+
 def _value(parameter: Parameter, value: Any) -> Any:
     kind = type(parameter.default)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if kind is str and value is None:  # nothing after := is YAML's null
         value = ""
-    if not isinstance(value, kind):
+    right = isinstance(value, kind) and not (kind is int and isinstance(value, bool))
+    if kind is list and right:
+        right = all(isinstance(one, str) for one in cast("list[Any]", value))
+    if not right:
         raise ConfigError(
-            f"The parameter {parameter.name} is {value!r}; it is a {kind.__name__}: {parameter.description}"
+            f"The parameter {parameter.name} is {value!r}; it is a {_KINDS[kind]}: {parameter.description}"
         )
-    if (parameter.low is not None and value < parameter.low) or (parameter.high is not None and value > parameter.high):
-        raise ConfigError(
-            f"The parameter {parameter.name} is {value}; it lies between {parameter.low} and {parameter.high}."
-        )
+    low = -math.inf if parameter.low is None else parameter.low
+    high = math.inf if parameter.high is None else parameter.high
+    if kind in (int, float) and not (math.isfinite(value) and low <= value <= high):
+        raise ConfigError(f"The parameter {parameter.name} is {value}; it lies between {low:g} and {high:g}.")
     if parameter.choices and value not in parameter.choices:
         raise ConfigError(f"The parameter {parameter.name} is {value!r}; it is one of {', '.join(parameter.choices)}.")
     return value

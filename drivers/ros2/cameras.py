@@ -11,13 +11,14 @@ from drivers.emulators.stage import Stage
 from drivers.interfaces import Camera, Frame
 from drivers.ros2.images import COMPRESSED, IMAGE, INFO, camera_info, compressed_image, raw_image
 from drivers.ros2.node import SENSOR_DATA, Node, Publisher
-from robot_rl.errors import ConfigError, DeviceError
+from robot_rl.errors import ConfigError, DeviceConnectionError, DeviceError
 
 __all__ = ["CameraPublisher", "StageCamera"]
 
 log = logging.getLogger("robot_rl.ros2")
 LEAVE_S = 10.0
 IDLE_S = 0.05  # between looks for somebody who wants pictures
+REOPEN_S = 1.0  # between attempts to get a lost camera back
 
 
 class StageCamera:
@@ -69,29 +70,45 @@ class CameraPublisher:
         self._small: Publisher = node.publisher(f"{name}/image_raw/compressed", COMPRESSED, SENSOR_DATA)
         self._info: Publisher = node.publisher(f"{name}/camera_info", INFO, SENSOR_DATA)
         self.sent, self.trouble = 0, ""
+        self._told: type[DeviceError | None] = type(None)
         self._last: float | None = None
 
     def run(self, ended: threading.Event) -> None:
-        """Until ended, and nobody looks any more, 10 s at most: who acts on the pictures can end in order."""
+        """Until ended, and nobody looks any more, 10 s at most: who acts on the pictures can end in order.
+
+        Raises:
+            ConfigError: The camera cannot be what it is configured to be.
+        """
         camera: Camera | None = None
         due, left = time.monotonic(), float("inf")
-        while not ended.is_set() or (time.monotonic() < left and self.wanted()):
-            left = min(left, time.monotonic() + LEAVE_S) if ended.is_set() else left
-            try:
-                if camera is None:
-                    camera = self._open()
-                wanted = self.wanted()
-                if wanted:
-                    self.send(camera)
-                self.trouble = ""
-            except DeviceError as error:
-                if str(error) != self.trouble:
-                    log.error("Camera %s: %s", self.name, error)  # noqa: TRY400 (one message is what a user gets)
-                self.trouble, wanted = str(error), False
-            due = max(due + (self._period_s if wanted else IDLE_S), time.monotonic() - self._period_s)
-            time.sleep(max(0.0, due - time.monotonic()))
-        if camera is not None:
-            camera.close()
+        try:
+            while not ended.is_set() or (camera and time.monotonic() < left and self.wanted()):
+                left = min(left, time.monotonic() + LEAVE_S) if ended.is_set() else left
+                wanted = False
+                try:
+                    camera = camera or self._open()
+                    wanted = self.wanted()
+                    if wanted:
+                        self.send(camera)
+                    self._say(None)
+                except DeviceError as error:
+                    self._say(error)
+                    if isinstance(error, DeviceConnectionError):  # gone, not only late
+                        if camera is not None:
+                            camera.close()
+                        camera = None
+                        ended.wait(REOPEN_S)
+                due = max(due + (self._period_s if wanted else IDLE_S), time.monotonic() - self._period_s)
+                time.sleep(max(0.0, due - time.monotonic()))
+        finally:
+            if camera is not None:
+                camera.close()
+
+    def _say(self, error: DeviceError | None) -> None:
+        """Tell what is wrong once, though its words change: they hold how long it has been so."""
+        if error is not None and type(error) is not self._told:
+            log.error("Camera %s: %s", self.name, error)
+        self._told, self.trouble = type(error), str(error or "")
 
     def wanted(self) -> bool:
         """Whether anybody listens."""

@@ -53,14 +53,21 @@ def decode_image(content: Message) -> NDArray[np.uint8]:
         DeviceFaultError: A picture that cannot be decoded.
     """
     if hasattr(content, "format"):
-        bgr = cv2.imdecode(np.asarray(content.data), cv2.IMREAD_COLOR)
+        data = np.asarray(content.data)
+        bgr = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
         if bgr is None:
             raise DeviceFaultError(f"A compressed picture ({content.format}) cannot be decoded.")
         return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
     channels = CHANNELS.get(content.encoding)
     if channels is None:
         raise ConfigError(f"Pictures encoded as {content.encoding!r} are not known; known: {', '.join(CHANNELS)}.")
-    rows = np.asarray(content.data).reshape(content.height, -1)[:, : channels * content.width]
+    data, width = np.asarray(content.data), channels * content.width
+    if not content.height or not width or data.size % content.height or data.size // content.height < width:
+        raise DeviceFaultError(
+            f"A picture cannot be decoded: {data.size} bytes are not {content.height} rows of {content.width} pixels "
+            f"encoded as {content.encoding}."
+        )
+    rows = data.reshape(content.height, -1)[:, :width]
     image = rows.reshape(content.height, content.width, channels)
     if content.encoding == "rgb8":
         return image

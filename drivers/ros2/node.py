@@ -5,6 +5,7 @@ from any Python. What goes over the wire is the same, and so is everything built
 """
 
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -147,10 +148,10 @@ def open_node(
     transport = transport or os.environ.get("ROBOT_RL_ROS_TRANSPORT", "")
     if transport not in ("", "rclpy", "dds"):
         raise ConfigError(f"ROS transport {transport!r}: rclpy or dds, or empty for the first that is there.")
-    if not name.replace("_", "").isalnum() or name[0].isdigit():
-        raise ConfigError(f"A ROS node cannot be called {name!r}: letters, digits and _, no digit first.")
     arguments = arguments or Arguments()
     name = arguments.name or name
+    if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name):
+        raise ConfigError(f"A ROS node cannot be called {name!r}: letters, digits and _, no digit first.")
     if transport != "dds":
         try:
             from drivers.ros2.rclpy_node import RclpyNode

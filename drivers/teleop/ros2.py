@@ -56,6 +56,8 @@ class Ros2Hand:
         self._lock = threading.Lock()
         self._deflection, self._moved = np.zeros(6), -np.inf
         self._buttons: frozenset[str] = frozenset()
+        self._since: frozenset[str] = frozenset()  # buttons that were down since the last poll, however shortly
+        self._said = -np.inf  # when the last Joy came
         self._words: deque[str] = deque()
         self._node: Node | None = None
 
@@ -75,9 +77,12 @@ class Ros2Hand:
         """What came last; a hand that went silent counts as let go."""
         if self._node is None:
             raise DeviceConnectionError("The ROS hand is not open.")
+        now = time.monotonic()
+        if self._buttons and now - self._said > STALE_S and not self._node.publishers(self._topics[1]):
+            self._buttons = frozenset()  # who held them has gone; others tell of changes alone
         with self._lock:
-            fresh = time.monotonic() - self._moved < STALE_S
-            held = set(self._buttons)
+            fresh = now - self._moved < STALE_S
+            held, self._since = set(self._buttons | self._since), frozenset()
             if self._words:
                 word = self._words.popleft()
                 held |= {word} - {""}
@@ -98,7 +103,8 @@ class Ros2Hand:
     def _take_joy(self, content: Any) -> None:
         down = {JOY_BUTTONS[i] for i, value in enumerate(content.buttons) if value and i in JOY_BUTTONS}
         with self._lock:
-            self._buttons = frozenset(down)
+            self._buttons, self._said = frozenset(down), time.monotonic()
+            self._since |= self._buttons
 
     def _take_word(self, content: Any) -> None:
         if content.data in BUTTONS:

@@ -6,7 +6,6 @@ It looks through the cameras the reward was trained on (topic NAME/image_raw by 
 
 import logging
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +51,10 @@ class RewardNode:
         self._classifier = load_stages(Path(values["reward"]))[0][-1]
         self._period_s = 1.0 / values["rate_hz"]
         topics = dict(pair.partition("=")[::2] for pair in values["topics"] if pair)
-        leaves = self._classifier.layout.leaves
-        names = [name.removeprefix("images/") for name in self._classifier.layout.images]
+        layout = self._classifier.layout
+        # It takes whole observations, and looks at pictures alone.
+        self._blank = {name: np.zeros(layout.leaves[name].shape, np.float32) for name in layout.vectors}
+        names = [name.rsplit("/", 1)[-1] for name in layout.images]
         if unknown := set(topics) - set(names):
             raise ConfigError(
                 f"The reward looks through {', '.join(names)}, not {', '.join(sorted(unknown))} (topics)."
@@ -61,36 +62,50 @@ class RewardNode:
         self._cameras = cameras or {
             name: Ros2Camera(
                 Ros2CameraConfig(
-                    topic=topics.get(name, f"{name}/image_raw"), image_size=leaves[f"images/{name}"].shape[0],
+                    topic=topics.get(name, f"{name}/image_raw"), image_size=layout.leaves[leaf].shape[0],
                     frozen_after_s=None,
                 )
             )
-            for name in names
+            for leaf, name in zip(layout.images, names, strict=True)
         }  # fmt: skip
+        self._leaves = dict(zip(layout.images, names, strict=True))
         self._probability = node.publisher("~/probability", "std_msgs/msg/Float64", DEFAULT)
         self._success = node.publisher("~/success", "std_msgs/msg/Bool", DEFAULT)
 
     def run(self, ended: threading.Event) -> None:
         """Until ended."""
-        trouble = ""
-        while not ended.wait(self._period_s):
-            try:
-                self.tick()
-                trouble = ""
-            except DeviceError as error:
-                if str(error) != trouble:
-                    log.error("%s", error)  # noqa: TRY400 (one message is what a user gets)
-                trouble = str(error)
-                time.sleep(self._period_s)
-        for camera in self._cameras.values():
-            camera.close()
+        trouble: type[DeviceError] | None = None
+        try:
+            while not ended.wait(self._period_s):
+                try:
+                    self.tick()
+                    trouble = None
+                except DeviceError as error:
+                    if type(error) is not trouble:  # its words change: they hold how long it has been so
+                        log.error("%s", error)  # noqa: TRY400 (one message is what a user gets)
+                    trouble = type(error)
+        finally:
+            for camera in self._cameras.values():
+                camera.close()
 
     def tick(self) -> None:
         """Look once, and tell. Raises DeviceError where a camera is silent."""
-        images: dict[str, NDArray[np.uint8]] = {name: camera.read().image for name, camera in self._cameras.items()}
-        probability = float(self._classifier.probability({"images": images}))
+        seen = {leaf: self._cameras[name].read().image for leaf, name in self._leaves.items()}
+        probability = float(self._classifier.probability(_nested({**self._blank, **seen})))
         self._probability.publish(ros.message("std_msgs/msg/Float64", data=probability))
         self._success.publish(ros.message("std_msgs/msg/Bool", data=probability >= self._classifier.threshold))
+
+
+def _nested(leaves: dict[str, NDArray[Any]]) -> dict[str, Any]:
+    """An observation of its leaves: `observation/images/front` is in `images`."""
+    whole: dict[str, Any] = {}
+    for name, values in leaves.items():
+        *parents, last = name.split("/")[1:]
+        inside = whole
+        for parent in parents:
+            inside = inside.setdefault(parent, {})
+        inside[last] = values
+    return whole
 
 
 def main() -> int:

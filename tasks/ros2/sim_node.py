@@ -4,12 +4,13 @@ import threading
 from typing import Any
 
 from drivers.emulators.ros2 import Ros2Emulator, TwinPlant
-from drivers.emulators.stage import StageServer
+from drivers.emulators.stage import PORT, StageServer
 from drivers.ros2.arguments import Parameter
 from drivers.ros2.node import Node
 from drivers.ros2.nodes.arm_node import ROBOT_PARAMETERS, options_of
 from drivers.ros2.program import run_node
 from drivers.twin.tags import with_tags
+from robot_rl.errors import ConfigError, DeviceConnectionError
 from tasks import task_class
 
 __all__ = ["PARAMETERS", "SimNode", "main"]
@@ -42,12 +43,22 @@ class SimNode:
         build = with_tags(definition.build, definition.spec.tags) if values["tags"] else definition.build
         plant = TwinPlant(values["model"], build)
         plant.gripper.jump_to(definition.spec.start_opening)
+        model = plant.twin.model
+        known = [model.camera(i).name.removeprefix("tool/") for i in range(model.ncam)]
+        if unknown := [name for name in values["cameras"] if name and name not in known]:
+            raise ConfigError(f"The scene has no camera {', '.join(unknown)}: {', '.join(known)} (cameras).")
         self.emulator = Ros2Emulator(
             plant, values["model"], definition.spec.objects, options_of(values), node=node,
-            cameras=tuple(values["cameras"]), host=values["stage"], fps=values["fps"],
+            cameras=tuple(name for name in values["cameras"] if name), host=values["stage"], fps=values["fps"],
         )  # fmt: skip
         facts = {"arm": "ros2", "task": values["task"], "tags": values["tags"], "lockstep": False, "speed": 1.0}
-        self.server = StageServer(plant, self.emulator.inject, facts, values["stage"])
+        try:
+            self.server = StageServer(plant, self.emulator.inject, facts, values["stage"])
+        except OSError as error:
+            raise DeviceConnectionError(
+                f"{values['stage']}:{PORT} cannot be had ({error.strerror}): another emulator or sim_node runs there. "
+                "End it, or give this one an address of its own: -p stage:=127.0.0.2"
+            ) from error
 
     def start(self) -> None:
         """Begin to live."""
@@ -58,7 +69,7 @@ class SimNode:
         """Until ended."""
         self.start()
         ended.wait()
-        self.emulator.stop()  # its cameras look through the server
+        self.emulator.stop()  # its cameras look at the stage for as long as somebody looks at them
         self.server.stop()
 
 

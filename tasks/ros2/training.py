@@ -38,7 +38,7 @@ class SessionOptions:
     task: str
     cell: str
     run: Path
-    rehearse: bool = False
+    rehearse: str = ""
     demos: str = ""
     reward: str = ""
     preset: str = ""
@@ -57,8 +57,8 @@ class SessionOptions:
             "--steps": str(self.steps or ""),
         }  # fmt: skip
         options = [word for flag, value in named.items() if value for word in (flag, value)]
-        options += ["--rehearse"] if self.rehearse else []
-        options += ["--set", *self.settings] if self.settings else []
+        settings = [*self.settings, *([f"env.rehearse={self.rehearse}"] if self.rehearse else [])]
+        options += ["--set", *settings] if settings else []
         return [*start, self.task, "--async", "--cell", self.cell, "--run", str(self.run), *options]
 
 
@@ -81,6 +81,7 @@ class Session:
         self._command = command or options.command
         self._process: subprocess.Popen[bytes] | None = None
         self._log: IO[bytes] | None = None
+        self._begins = 0  # in the log, of the last start
 
     @property
     def log(self) -> Path:
@@ -103,6 +104,7 @@ class Session:
         try:
             self.log.parent.mkdir(parents=True, exist_ok=True)
             self._log = self.log.open("ab")
+            self._begins = self._log.tell()
         except OSError as error:
             raise ConfigError(f"Cannot write {self.log}: {error.strerror}.") from error
         self._process = subprocess.Popen(
@@ -139,7 +141,7 @@ class Session:
         return True
 
     def _last_words(self) -> str:
-        lines = self.log.read_text(errors="replace").strip().splitlines()
+        lines = self.log.read_bytes()[self._begins :].decode(errors="replace").strip().splitlines()
         return next((line for line in reversed(lines) if "Error" in line), lines[-1] if lines else "it said nothing.")
 
 
@@ -150,16 +152,14 @@ class Progress:
     Attributes:
         steps: (reward, whether a person acted, policy version) of each new step.
         metrics: New rows of metrics.jsonl.
-        total: Steps in the store.
     """
 
     steps: list[tuple[float, bool, int]]
     metrics: list[dict[str, Any]]
-    total: int
 
 
 class RunReader:
-    """Follows a run's directory while others write it.
+    """Follows a run's directory while others write it. What is there when this begins is no news.
 
     Args:
         run: The directory.
@@ -168,11 +168,13 @@ class RunReader:
     def __init__(self, run: Path) -> None:
         self._run = run
         self._store: EpisodeStore | None = None
-        self._row, self._total, self._at = 0, 0, 0
+        self._row = self._rows() or 0
+        metrics = run / "metrics.jsonl"
+        self._at = metrics.stat().st_size if metrics.is_file() else 0
 
     def news(self) -> Progress:
         """What has come since the last call; nothing while there is no run."""
-        return Progress(self._steps(), self._metrics(), self._total)
+        return Progress(self._steps(), self._metrics())
 
     def say(self, kind: str, **fields: Any) -> None:
         """Append to events.jsonl who said what, as everything about a run is kept. Raises StoreError."""
@@ -183,20 +185,28 @@ class RunReader:
         except OSError as error:
             raise StoreError(f"Cannot write to {path}: {error.strerror}. Has the run begun?") from error
 
-    def _steps(self) -> list[tuple[float, bool, int]]:
+    def _rows(self) -> int | None:
+        """How many rows the store has now; None where there is none."""
         try:
-            if self._store is None:
-                self._store = EpisodeStore.open(self._run / "episodes")
-                self._row = self._store.rows  # what was there before is no news
-                return []
+            self._store = self._store or EpisodeStore.open(self._run / "episodes")
             self._store.refresh()
-            stop = min(self._store.rows, self._row + ROWS_AT_ONCE)
+        except StoreError:  # not there yet, or another in its place
+            self._store = None
+            return None
+        return self._store.rows
+
+    def _steps(self) -> list[tuple[float, bool, int]]:
+        there = self._rows()
+        if self._store is None or there is None:
+            return []
+        self._row = self._row if self._row <= there else 0  # fewer than there were: a new one
+        stop = min(there, self._row + ROWS_AT_ONCE)
+        try:
             rows = self._store.read(self._row, stop, ["reward", "source", "policy_version", "final"])
-        except StoreError:  # not there yet
+        except StoreError:
             return []
         self._row = stop
         taken = [i for i in range(len(rows["reward"])) if not rows["final"][i]]
-        self._total += len(taken)
         human = SOURCES.index("human")
         return [
             (float(rows["reward"][i]), int(rows["source"][i]) == human, int(rows["policy_version"][i])) for i in taken

@@ -28,7 +28,7 @@ PARAMETERS = (
     Parameter("task", "reach", "what is to be learnt (robot-rl tasks)"),
     Parameter("cell", "twin", "twin, or the cell file whose devices the other nodes present"),
     Parameter("run", "", "run directory; one that is there is gone on with (default: runs/TASK/ros)"),
-    Parameter("rehearse", "", "address of the emulator that stands in for the cell; empty on metal"),
+    Parameter("rehearse", "", "address of the emulator that stands in for the cell; empty on metal, and for sim_node"),
     Parameter("demos", "", "demonstrations: a number, the path of a store, or none"),
     Parameter("reward", "", "a learned reward (robot-rl reward train), or human"),
     Parameter("preset", "", "fast, pixels, scratch, serl or hil_serl"),
@@ -41,6 +41,7 @@ PARAMETERS = (
 TRIGGER, STRING = "std_srvs/srv/Trigger", "std_msgs/msg/String"
 WORDS = {"pause": "pause", "success": "success", "failure": "failure"}
 LOOK_S, DIAGNOSE_S = 0.2, 1.0
+LOCAL = "127.0.0.1"  # where sim_node's stage is, unless it is told otherwise
 OK, WARN, ERROR = 0, 1, 2
 
 
@@ -88,7 +89,7 @@ class TrainingNode:
             self._session = Session(
                 SessionOptions(
                     task=values["task"], cell=f"{PREFIX}{values['cell']}", run=run,
-                    rehearse=values["cell"] == "twin" or bool(values["rehearse"]), demos=values["demos"],
+                    rehearse=values["rehearse"] or (LOCAL if values["cell"] == "twin" else ""), demos=values["demos"],
                     reward=values["reward"], preset=values["preset"], teleop=values["teleop"], steps=values["steps"],
                     settings=tuple(v for v in values["settings"] if v),
                 )
@@ -164,9 +165,10 @@ class TrainingNode:
         self._tell[name].publish(ros.message(self._kinds[name], data=value))
 
     def _moved(self, transition: str) -> ros.Message:
+        done = True
         if transition == "activate" and self.life.state == "unconfigured":
-            self.life.to("configure")
-        done = self.life.to(transition)
+            done = self.life.to("configure")
+        done = done and self.life.to(transition)
         return ros.message(f"{TRIGGER}_Response", success=done, message="" if done else self.life.trouble)
 
     def _said(self, word: str) -> ros.Message:

@@ -18,6 +18,7 @@ from rosbags.rosbag2 import Reader
 
 from drivers.ros2 import bag
 from drivers.ros2 import messages as ros
+from drivers.ros2.arguments import in_namespace
 from drivers.ros2.bag import BagRecorder, recorded_by_default
 from drivers.ros2.node import DEFAULT, LATCHED, SENSOR_DATA, Endpoint, open_node
 from robot_rl.errors import ConfigError, StoreError
@@ -37,8 +38,8 @@ def domain(monkeypatch):
 
 @pytest.fixture
 def robot(domain):
-    """A node that publishes."""
-    node = open_node("robot", transport="dds")
+    """A node that publishes, where nobody listens who was killed in a run before: DDS takes 10 s to forget them."""
+    node = open_node("robot", in_namespace(f"run_{time.time_ns()}"), transport="dds")
     yield node
     node.close()
 
@@ -99,7 +100,8 @@ def test_everything_published_is_in_the_bag(robot, recording, tmp_path):
     fixed = ros.transform(3.0, "base", "camera", np.array([1.0, 2, 3, 0, 0, 0, 1]))
     latched = robot.publisher("/tf_static", TF, LATCHED)
     latched.publish(ros.message(TF, transforms=[fixed]))
-    sure, fast = robot.publisher("/target_pose", POSE), robot.publisher("/current_pose", POSE, SENSOR_DATA)
+    sure, fast = robot.publisher("target_pose", POSE), robot.publisher("current_pose", POSE, SENSOR_DATA)
+    named = [robot.resolve(name) for name in ("target_pose", "current_pose", "later")]
     one = recording(tmp_path / "bag")
     until(lambda: sure.subscribers() and fast.subscribers() and one.recorder.topics.get("/tf_static"))
     before = time.time_ns()
@@ -107,25 +109,25 @@ def test_everything_published_is_in_the_bag(robot, recording, tmp_path):
         sure.publish(pose)
         fast.publish(pose)
         time.sleep(0.002)
-    later = robot.publisher("/later", "std_msgs/msg/String")
+    later = robot.publisher("later", "std_msgs/msg/String")
     until(later.subscribers)
     later.publish(ros.message("std_msgs/msg/String", data="hello"))
-    until(lambda: one.recorder.topics["/target_pose"] == 300 and one.recorder.topics["/later"])
+    until(lambda: one.recorder.topics[named[0]] == 300 and one.recorder.topics[named[2]])
     one.stop()
     found = messages(tmp_path / "bag")
-    assert found["/target_pose"] == poses(300)
-    assert found["/later"][0].data == "hello"
+    assert found[named[0]] == poses(300)
+    assert found[named[2]][0].data == "hello"
     assert found["/tf_static"][0].transforms == [fixed], "said before the recorder was there"
-    assert len(found["/current_pose"]) > 250, "best effort, and over the loopback next to nothing is lost"
-    assert set(found) == {"/target_pose", "/current_pose", "/tf_static", "/later"}
+    assert len(found[named[1]]) > 250, "best effort, and over the loopback next to nothing is lost"
+    assert set(found) == {*named, "/tf_static"}
     with Reader(tmp_path / "bag") as reader:
         offered = {c.topic: c.ext.offered_qos_profiles for c in reader.connections}
-        stamps = [stamp for connection, stamp, _ in reader.messages() if connection.topic == "/target_pose"]
+        stamps = [stamp for connection, stamp, _ in reader.messages() if connection.topic == named[0]]
     assert [(p.reliability, p.durability) for p in offered["/tf_static"]] == [
         (QosReliability.RELIABLE, QosDurability.TRANSIENT_LOCAL)
     ]
-    assert offered["/current_pose"][0].reliability is QosReliability.BEST_EFFORT
-    assert offered["/target_pose"][0].durability is QosDurability.VOLATILE
+    assert offered[named[1]][0].reliability is QosReliability.BEST_EFFORT
+    assert offered[named[0]][0].durability is QosDurability.VOLATILE
     assert before < stamps[0] < stamps[-1] < time.time_ns(), "the moments they came"
     assert sorted(stamps) == stamps
 
@@ -136,12 +138,12 @@ def test_a_strangers_reader_opens_it(robot, recording, tmp_path):
     from mcap.reader import make_reader
     from mcap_ros2.decoder import DecoderFactory
 
-    publisher = robot.publisher("/target_pose", POSE)
-    one = recording(tmp_path / "bag", topics=["/target_pose"])
+    publisher, topic = robot.publisher("target_pose", POSE), robot.resolve("target_pose")
+    one = recording(tmp_path / "bag", topics=[topic])
     until(publisher.subscribers)
     for pose in poses(20):
         publisher.publish(pose)
-    until(lambda: one.recorder.topics["/target_pose"] == 20)
+    until(lambda: one.recorder.topics[topic] == 20)
     one.stop()
     with (tmp_path / "bag/bag.mcap").open("rb") as file:
         read = [m for *_, m in make_reader(file, decoder_factories=[DecoderFactory()]).iter_decoded_messages()]
@@ -155,23 +157,29 @@ def test_a_strangers_reader_opens_it(robot, recording, tmp_path):
     [(0.5, 100.0, r"the disk has 0.50 GiB left, limit 1 GiB"), (500.0, 1e-6, r"limit 1e-06 GiB \(max_gib\)")],
 )
 def test_a_full_disk_ends_it_cleanly(free_gib, max_gib, match, robot, recording, tmp_path, monkeypatch):
-    publisher = robot.publisher("/target_pose", POSE)
+    publisher, topic = robot.publisher("target_pose", POSE), robot.resolve("target_pose")
+    usage = namedtuple("usage", "total used free")
+    free = [500.0]
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**12, 0, int(free[0] * 2**30)))
     one = recording(tmp_path / "bag", max_gib=max_gib)
     until(publisher.subscribers)
-    usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**12, 0, int(free_gib * 2**30)))
-    for pose in poses(50):
+    sent = poses(1000)
+    for pose in sent:
         publisher.publish(pose)
-    one.thread.join(10.0)
-    assert not one.thread.is_alive()
+        one.thread.join(0.01)
+        if one.recorder.topics.get(topic):
+            free[0] = free_gib
+        if not one.thread.is_alive():
+            break
     with pytest.raises(StoreError, match=match + r".*bag is whole up to here"):
         raise one.error
-    assert messages(tmp_path / "bag")["/target_pose"] == poses(50)[: one.recorder.topics["/target_pose"]]
+    found = messages(tmp_path / "bag")[topic]
+    assert found == sent[: len(found)]
 
 
 @pytest.mark.realtime
 def test_a_disk_that_fails_ends_it_with_a_message(robot, recording, tmp_path, monkeypatch):
-    publisher = robot.publisher("/target_pose", POSE)
+    publisher = robot.publisher("target_pose", POSE)
     one = recording(tmp_path / "bag")
     until(publisher.subscribers)
 
@@ -189,51 +197,70 @@ def test_a_disk_that_fails_ends_it_with_a_message(robot, recording, tmp_path, mo
 PROGRAM = "import sys; from drivers.ros2.nodes.bag_node import main; sys.exit(main())"
 
 
-def program(out, *more):
-    environment = {**os.environ, "ROBOT_RL_ROS_TRANSPORT": "dds", "PYTHONPATH": str(Path(__file__).parents[2])}
-    words = ["--ros-args", "-p", f"out:={out}", *more]
-    return subprocess.Popen([sys.executable, "-c", PROGRAM, *words], env=environment, stderr=subprocess.PIPE, text=True)
+@pytest.fixture
+def program(domain):
+    """Starts the node's program: `program(out, ...)`; it does not outlive the test."""
+    started = []
+
+    def start(out, *more):
+        environment = {**os.environ, "ROBOT_RL_ROS_TRANSPORT": "dds", "PYTHONPATH": str(Path(__file__).parents[2])}
+        command = [sys.executable, "-c", PROGRAM, "--ros-args", "-p", f"out:={out}", *more]
+        started.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+        process.stderr.close()
+
+
+def on_the_disk(file):
+    """Topics and messages of a file without its end, record by record: what `mcap recover` finds in it."""
+    from mcap.exceptions import EndOfFile
+    from mcap.records import Channel, Message
+    from mcap.stream_reader import StreamReader
+
+    records = []
+    with file.open("rb") as stream, contextlib.suppress(EndOfFile):
+        records.extend(StreamReader(stream).records)
+    return [r.topic for r in records if isinstance(r, Channel)], [r.data for r in records if isinstance(r, Message)]
 
 
 @pytest.mark.realtime
-def test_the_program_ends_with_a_whole_bag(robot, tmp_path):
-    wanted, other = robot.publisher("/target_pose", POSE), robot.publisher("/other", POSE)
-    process = program(tmp_path / "bag", "-p", "topics:=[/target_pose, /nobody]")
+def test_the_program_ends_with_a_whole_bag(robot, program, tmp_path):
+    wanted, other = robot.publisher("target_pose", POSE), robot.publisher("other", POSE)
+    topic = robot.resolve("target_pose")
+    process = program(tmp_path / "bag", "-p", f"topics:=[{topic}, /nobody]")
     until(wanted.subscribers, 30.0)
     for pose in poses(30):
         wanted.publish(pose)
         other.publish(pose)
-    time.sleep(0.2)
+    until(lambda: len(on_the_disk(tmp_path / "bag/bag.mcap")[1]) == 30)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=20.0)
     assert process.returncode == 0, said
     assert "bag: 30 messages on 1 topics" in said
     assert "Nothing came on /nobody" in said
-    assert messages(tmp_path / "bag") == {"/target_pose": poses(30)}
+    assert messages(tmp_path / "bag") == {topic: poses(30)}
 
 
 @pytest.mark.realtime
-def test_what_is_left_after_sigkill(robot, tmp_path):
-    """All but what came since the last look; readable record by record, which is how `mcap recover` reads."""
-    from mcap.exceptions import EndOfFile
-    from mcap.records import Channel, Message
-    from mcap.stream_reader import StreamReader
-
-    publisher = robot.publisher("/target_pose", POSE)
+def test_what_is_left_after_sigkill(robot, program, tmp_path):
+    """All but what came since the last look."""
+    publisher = robot.publisher("target_pose", POSE)
     process = program(tmp_path / "bag")
     until(publisher.subscribers, 30.0)
     for pose in poses(30):
         publisher.publish(pose)
     file = tmp_path / "bag/bag.mcap"
-    until(lambda: file.stat().st_size > 1000)
+    until(lambda: len(on_the_disk(file)[1]) == 30)
     process.kill()
-    process.communicate()
+    process.wait()
     assert sorted(path.name for path in (tmp_path / "bag").iterdir()) == ["bag.mcap"]
-    records = []
-    with file.open("rb") as stream, contextlib.suppress(EndOfFile):
-        records.extend(StreamReader(stream).records)
-    assert [c.topic for c in records if isinstance(c, Channel)] == ["/target_pose"]
-    assert [ros.decode(POSE, m.data) for m in records if isinstance(m, Message)] == poses(30)
+    topics, raw = on_the_disk(file)
+    assert topics == [robot.resolve("target_pose")]
+    assert [ros.decode(POSE, each) for each in raw] == poses(30)
 
 
 class Graph:

@@ -60,14 +60,14 @@ class Driving:
             measured: Pose of the tcp in `base`, shape (7,).
             now_s: Of a monotonic clock.
         """
+        dt_s, self._last = min(now_s - self._last, LONGEST_S), now_s
         if reading.touched:
             self._touched = now_s
         elif now_s - self._touched > LETTING_GO_S:
             self._target = None
             return None
         before = measured if self._target is None else self._target
-        step = reading.deflection * np.repeat(self._speed, 3) * min(now_s - self._last, LONGEST_S)
-        self._last = now_s
+        step = reading.deflection * np.repeat(self._speed, 3) * dt_s
         move, turn = step[:3], step[3:]
         if self._frame == "tcp":
             move, turn = quat_rotate(measured[3:], move), quat_rotate(measured[3:], turn)
