@@ -105,8 +105,8 @@ def emulate(
         signal.signal(number, end)
     while not ended:
         time.sleep(0.2)
+    emulator.stop()  # that of ROS 2 looks through the server
     server.stop()
-    emulator.stop()
     print("Ended.")
     return 0
 

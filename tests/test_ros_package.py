@@ -281,3 +281,17 @@ def test_every_node_program_has_a_wrapper():
         if isinstance(node, ast.FunctionDef) and node.name == "main" and "run_node(" in ast.unparse(node)
     }
     assert programs == {target(wrapper) for wrapper in WRAPPERS}
+
+
+@pytest.mark.ros
+@pytest.mark.parametrize("how", [[], ["--symlink-install"]], ids=["copied", "linked"])
+def test_colcon_builds_it(tree, wheel, tmp_path, how):
+    if shutil.which("colcon") is None:
+        pytest.skip("colcon is not installed: apt-get install python3-colcon-common-extensions")
+    command(["colcon", "build", "--base-paths", tree, *how], cwd=tmp_path)
+    prefix = tmp_path / "install" / "robot_rl"
+    installed = data_files(prefix)
+    assert {name: installed.get(name) for name in data_files(wheel)} == data_files(wheel)
+    environment = {**os.environ, "AMENT_PREFIX_PATH": f"{prefix}:{os.environ['AMENT_PREFIX_PATH']}"}
+    assert command(["ros2", "pkg", "prefix", "robot_rl"], env=environment).strip() == str(prefix)
+    assert (prefix / "bin" / "robot-rl").is_file()
