@@ -74,7 +74,9 @@ class Room:
     def __init__(self, path, cameras=True, **values):
         self.bus = Bus()
         self.cameras = {name: FakeCamera(name) for name in ("wrist", "front")} if cameras else None
-        self.node = RewardNode(self.bus.node("reward"), checked(PARAMETERS, {"reward": str(path), **values}), self.cameras)
+        self.node = RewardNode(
+            self.bus.node("reward"), checked(PARAMETERS, {"reward": str(path), **values}), self.cameras
+        )
 
     def look(self, picture):
         for camera in self.cameras.values():

@@ -24,7 +24,7 @@ def make(bus, **values):
 def test_what_there_is_not_is_said():
     with pytest.raises(ConfigError, match="fly"):
         make(Bus(), task="fly")
-    with pytest.raises(ConfigError, match="The scene has no camera side: .*front.* wrist"):
+    with pytest.raises(ConfigError, match=r"The scene has no camera side: .*front.* wrist"):
         make(Bus(), cameras=["front", "side"])
 
 
