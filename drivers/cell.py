@@ -24,6 +24,7 @@ from robot_rl.errors import ConfigError
 __all__ = ["Cell", "NoGripper", "NoTracker", "SceneRequest", "cell_file", "open_cell"]
 
 
+TOGETHER_S = 30.0  # the nodes of a ROS 2 session start together, and a twin takes a while
 _TWIN_CAMERA = CameraFile(driver="twin")
 
 
@@ -191,7 +192,8 @@ def _open_metal(file: CellFile, request: SceneRequest, rehearse: str) -> Cell:
 
 
 def _connect(file: CellFile, request: SceneRequest, rehearse: str, opened: contextlib.ExitStack) -> Cell:
-    stage = opened.enter_context(EmulatorStage(rehearse)) if rehearse else None
+    patience_s = TOGETHER_S if file.arm.driver == "ros2" else 0.0
+    stage = opened.enter_context(EmulatorStage(rehearse, patience_s)) if rehearse else None
     facts: dict[str, Any] = stage.facts() if stage else {}
     pace = "lockstep" if facts.get("lockstep") else "arm" if facts.get("speed", 1.0) != 1.0 else "wall"
     host = rehearse or file.arm.host

@@ -6,7 +6,7 @@ _REST = """
 # Pictures, by name. The task's policy sees them as images/<name>. `robot-rl check-cell` lists what is plugged in.
 cameras: {{}}
 #  front:
-#    driver: realsense            # realsense | opencv (with source: /dev/video0)
+#    driver: realsense            # realsense | opencv (with source: /dev/video0) | ros2 (source: /front/image_raw)
 #    serial: "123456789012"       # on a label under the camera
 #    width: 640
 #    height: 480
@@ -17,7 +17,7 @@ cameras: {{}}
 
 # What says where objects are, for tasks that learn from their poses (peg_insert, pick_cube, reach).
 tracker:
-  driver: none                    # none | tags (AprilTags seen by one of the cameras)
+  driver: none                    # none | tags (AprilTags seen by one of the cameras) | ros2 (frames in tf)
 #  driver: tags
 #  camera: front
 #  camera_pose_base: [1.0, 0.0, 0.6, -0.63, -0.63, 0.32, 0.32]   # position [m], quat_xyzw; its z looks forward, y down
@@ -67,6 +67,35 @@ gripper:
   driver: robotiq                 # robotiq | none (a fixed tool)
 """
 
+_ROS2 = """# A cell whose arm runs in ROS 2 already (CRISP, ros2_control). Check it with: robot-rl check-cell {path}
+# Such a robot without the metal: robot-rl emulate ros2 --task peg_insert, then any command with --rehearse.
+arm:
+  driver: ros2
+  # home: [0.0, -0.041759, 0.0, -2.334272, 0.0, 2.292514, 0.785398]     # joints [rad] before the first episode
+  options:
+    model: fr3                    # fr3 | ur5e: joint limits to keep away from; leave out for another arm
+    base_frame: base              # frame of current_pose and target_pose
+    tcp_frame: tcp                # frame of current_twist and wrench where they are not in base: fr3_hand_tcp, tool0
+    # namespace: /left            # in front of every topic; the rest are the defaults
+    # pose: current_pose          # PoseStamped
+    # joints: joint_states        # JointState
+    # twist: current_twist        # TwistStamped; '' where there is none
+    # wrench: wrench              # WrenchStamped; '' where there is none: then only the controller limits forces
+    # wrench_sign: 1              # -1 where the wrench is what the world exerts on the robot
+    # target: target_pose         # PoseStamped, ours
+    # controller: cartesian_impedance_controller      # activated on connecting; leave out where it always is
+    # trajectory_controller: joint_trajectory_controller    # active only while joints are moved
+    # trajectory: joint_trajectory_controller/follow_joint_trajectory    # '' where there is none
+    # gains: crisp                # stiffness, damping and clips are set as the controller's parameters
+    # recover_service: arm_node/recover               # Trigger
+    # transport: dds              # rclpy | dds; by default the first that is there
+
+gripper:
+  driver: ros2                    # ros2 | none (a fixed tool)
+  # options: {{state: gripper/joint_states, topic: gripper/command}}
+  # options: {{state: joint_states, joint: fr3_finger_joint1, opening_per_position: 2.0, action: gripper/gripper_cmd}}
+"""
+
 _TWIN = """# The simulated cell, as a file: a real one without the metal. Check it with: robot-rl check-cell {path}
 arm:
   driver: twin
@@ -77,6 +106,7 @@ TEMPLATES = {
     "franka": _FRANKA + _REST,
     "franky": _FRANKA + _REST,
     "ur": _UR + _REST,
+    "ros2": _ROS2 + _REST,
     "twin": _TWIN + _REST,
 }
 """Text of a new cell file by arm driver; `path` and `driver` are filled in."""

@@ -17,7 +17,7 @@ def cells(
         arg(help="new writes a commented cell file; watch shows how the arms' control loops on this machine run"),
     ],
     name: Annotated[Positional[str], arg(help="new: of the cell; the file becomes cells/NAME.yaml")] = "lab",
-    arm: Annotated[Literal["franka", "franky", "ur", "twin"], arg(help="Which arm's template")] = "franka",
+    arm: Annotated[Literal["franka", "franky", "ur", "ros2", "twin"], arg(help="Which arm's template")] = "franka",
 ) -> int:
     """Write a commented cell file to fill in: what stands on your table and how far it may move; or watch the loops."""
     from drivers.cell_templates import TEMPLATES

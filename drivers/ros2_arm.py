@@ -66,7 +66,7 @@ class Ros2Arm:
         self, host: str = "", *, home: tuple[float, ...] | None = None, namespace: str = "/", transport: str = "",
         model: str = "", controller: str = "", trajectory: str = "joint_trajectory_controller/follow_joint_trajectory",
         trajectory_controller: str = "", manager: str = "controller_manager", gains: str = "",
-        recover_service: str = "", timeout_s: float = 0.25, connect_s: float = 5.0, command_hz: float = 100.0,
+        recover_service: str = "", timeout_s: float = 0.25, connect_s: float = 15.0, command_hz: float = 100.0,
         **topics: Any,
     ) -> None:  # fmt: skip
         if model not in ("", *LIMITS) or gains not in ("", "crisp"):
@@ -293,19 +293,16 @@ class Ros2Arm:
 
     def _towards(self, target: Array) -> Array:
         """From the target sent last towards the one wanted, no faster than the limits allow, and within the box."""
-        dt = min(time.monotonic() - self._sent_at, 0.1)
-        step, turn = target[:3] - self._sent[:3], rotvec_from_quat(
-            quat_multiply(target[3:], quat_conjugate(self._sent[3:]))
-        )  # fmt: skip
-        part = min(
-            1.0, *(s * dt / max(float(np.linalg.norm(v)), 1e-9) for s, v in zip(self._speed, (step, turn), strict=True))
-        )
-        out = np.concatenate(
+        dt = min(max(time.monotonic() - self._sent_at, 1e-4), 0.1)
+        if self._box is not None:  # whoever is outside of it is led back, not thrown
+            target = np.concatenate([np.clip(target[:3], *self._box), target[3:]])
+        step = target[:3] - self._sent[:3]
+        turn = rotvec_from_quat(quat_multiply(target[3:], quat_conjugate(self._sent[3:])))
+        whole = max(float(np.linalg.norm(v)) / (s * dt) for v, s in zip((step, turn), self._speed, strict=True))
+        part = 1.0 / max(1.0, whole)
+        return np.concatenate(
             [self._sent[:3] + part * step, quat_multiply(quat_from_rotvec(part * turn), self._sent[3:])]
         )
-        if self._box is not None:
-            out[:3] = np.clip(out[:3], *self._box)
-        return out
 
     def _lead(self, motion: PoseMotion) -> None:
         elapsed = time.monotonic() - self._motion_began

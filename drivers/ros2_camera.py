@@ -21,7 +21,7 @@ from robot_rl.errors import DeviceConnectionError
 
 __all__ = ["Ros2Camera", "Ros2CameraConfig"]
 
-FIRST_S = 5.0  # until the first picture
+FIRST_S = 15.0  # until the first picture
 
 
 @dataclass(frozen=True, kw_only=True)

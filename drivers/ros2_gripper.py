@@ -45,7 +45,7 @@ class Ros2Gripper:
     def __init__(  # noqa: PLR0913 (a cell file's options, each with its default)
         self, host: str = "", *, namespace: str = "/", transport: str = "", state: str = "gripper/joint_states",
         joint: str = "", action: str = "", topic: str = "gripper/command", opening_per_position: float = 1.0,
-        max_opening: float = 0.08, max_effort: float = 30.0, max_age_s: float = 1.0, connect_s: float = 5.0,
+        max_opening: float = 0.08, max_effort: float = 30.0, max_age_s: float = 1.0, connect_s: float = 15.0,
     ) -> None:  # fmt: skip
         if not (action or topic) or opening_per_position == 0.0:
             raise ConfigError(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 from launch import LaunchDescription
-from launch.actions import DeclareLaunchArgument, OpaqueFunction, Shutdown
+from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetLaunchConfiguration, Shutdown
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
@@ -28,9 +28,8 @@ def nodes(context):
     own = {"cell": str(path), "rehearse": rehearse}
     drivers = [camera.get("driver") for camera in (content.get("cameras") or {}).values()]
     cameras = [robot_node("camera_node", own)] if any(driver != "ros2" for driver in drivers) else []
-    if (content.get("arm") or {}).get("driver") == "ros2":
-        return cameras
-    return [robot_node("arm_node", own), *cameras]
+    arms = [robot_node("arm_node", own)] if (content.get("arm") or {}).get("driver") != "ros2" else []
+    return [SetLaunchConfiguration("cell", str(path)), *arms, *cameras]  # what is started after it, means the same
 
 
 def robot_node(name, parameters):

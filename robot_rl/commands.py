@@ -124,7 +124,9 @@ def evaluate_run(
             result = evaluate(env, policy, episodes, lambda n, _: progress.update(step=n))
     finally:
         env.close()
-    report = write_report(directory, config, result, f"evaluation_{Path(cell).stem}" if cell else "evaluation")
+    report = write_report(
+        directory, config, result, f"evaluation_{Path(cell).stem.replace(':', '_')}" if cell else "evaluation"
+    )
     print(json_format.dumps(result.to_json()) if json else f"{config.task}: {result}\nReport: {report}")
     if video and config.env.get("cell", "twin") == "twin":  # elsewhere it would take nine more episodes of the arm
         try:

@@ -143,6 +143,8 @@ def modules_with_all():
 
 @pytest.mark.parametrize("module_name", list(modules_with_all()))
 def test_every_exported_name_exists_once(module_name):
+    if module_name == "drivers.ros2.rclpy_node":
+        pytest.importorskip("rclpy", reason="comes with ROS 2; `pytest -m ros` on a sourced machine tries that module")
     module = importlib.import_module(module_name)
     assert [name for name in module.__all__ if not hasattr(module, name)] == []
     assert len(module.__all__) == len(set(module.__all__))

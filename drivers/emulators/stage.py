@@ -9,6 +9,7 @@ import json
 import selectors
 import socket
 import threading
+import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Protocol
@@ -56,6 +57,9 @@ class StageServer:
         inject: Makes a named fault happen in the emulator beside it.
         facts: What a client should know: task, lockstep, speed.
         host: Address to listen on.
+
+    Raises:
+        DeviceConnectionError: The address is taken.
     """
 
     def __init__(
@@ -64,7 +68,13 @@ class StageServer:
         self._plant, self._inject, self._facts = plant, inject, facts
         self._renderers: dict[tuple[int, int], mujoco.Renderer] = {}
         self._data: mujoco.MjData | None = None  # a copy to render from, so that physics need not wait
-        self._listener = socket.create_server((host, PORT))
+        try:
+            self._listener = socket.create_server((host, PORT))
+        except OSError as error:
+            raise DeviceConnectionError(
+                f"The stage cannot listen on {host}:{PORT} ({error.strerror}). Does another emulator run there? End it "
+                "or give this one another address: 127.0.0.2 and so on are this machine too."
+            ) from error
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener, selectors.EVENT_READ)
         self._running = True
@@ -178,16 +188,17 @@ class Stage:
 
     Args:
         host: Where the emulator listens.
+        patience_s: How long it is waited for, where it was started at the same time.
 
     Raises:
         DeviceConnectionError: Nothing listens there.
     """
 
-    def __init__(self, host: str) -> None:
+    def __init__(self, host: str, patience_s: float = 0.0) -> None:
         self.host = host
         self._lock = threading.Lock()
         try:
-            self._socket = socket.create_connection((host, PORT), 2.5)
+            self._socket = _connected(host, patience_s)
         except OSError as error:
             raise DeviceConnectionError(
                 f"No emulator answers at {host}:{PORT} ({error}). Start one, for example: "
@@ -264,6 +275,17 @@ class Stage:
         if "error" in reply:
             raise {"ConfigError": ConfigError}.get(reply["kind"], DeviceError)(reply["error"])
         return reply["result"], payload
+
+
+def _connected(host: str, patience_s: float) -> socket.socket:
+    end = time.monotonic() + patience_s
+    while True:
+        try:
+            return socket.create_connection((host, PORT), 2.5)
+        except ConnectionRefusedError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.2)
 
 
 class StageTracker:

@@ -69,6 +69,7 @@ class DdsNode:
         self._topics: dict[tuple[str, str], Topic[Any]] = {}
         self._readers: list[tuple[DataReader[Any], ReadCondition, Callable[[Any], None]]] = []
         self._clients: dict[str, _Client] = {}
+        self._writers: list[DataWriter[Any]] = []  # which the package deletes when nobody holds them
         self._lock = threading.RLock()
         self._servants = ThreadPoolExecutor(REQUESTS, thread_name_prefix=f"ros {name}")
         self._waiting = WaitSet(self._participant)
@@ -94,7 +95,7 @@ class DdsNode:
         """Somebody who sends on a topic."""
         wire = wire_class(kind)
         writer = DataWriter(self._participant, self._topic("rt" + self.resolve(topic), wire), qos=_qos(qos, kind))
-        self._graph.add(writer=writer)
+        self._keep(writer)
         return _Publisher(writer, wire)
 
     def subscribe(self, topic: str, kind: str, take: Callable[[Message], None], qos: Qos = DEFAULT) -> None:
@@ -108,7 +109,7 @@ class DdsNode:
         """Answer requests, each in a thread."""
         asked, answered, _, response = self._service(service, kind)
         writer = DataWriter(self._participant, answered, qos=_qos(DEFAULT, f"{kind}_Response"))
-        self._graph.add(writer=writer)
+        self._keep(writer)
 
         def respond(sample: Any) -> None:
             try:
@@ -131,7 +132,7 @@ class DdsNode:
                 writer = DataWriter(self._participant, asked, qos=_qos(DEFAULT, f"{kind}_Request"))
                 reader = DataReader(self._participant, answered, qos=_qos(DEFAULT, f"{kind}_Response"))
                 client = self._clients[whole] = _Client(whole, writer, reader, sent)
-                self._graph.add(writer=writer)
+                self._keep(writer)
                 self._hear(reader, client.take)
         return client.ask(request, timeout_s)
 
@@ -160,6 +161,11 @@ class DdsNode:
             self._participant.__del__()  # the package has no other way to delete an entity and all within
 
     # Listening
+
+    def _keep(self, writer: DataWriter[Any]) -> None:
+        with self._lock:
+            self._writers.append(writer)
+        self._graph.add(writer=writer)
 
     def _hear(self, reader: DataReader[Any], take: Callable[[Any], None]) -> None:
         condition = ReadCondition(reader, SampleState.Any | ViewState.Any | InstanceState.Any)

@@ -20,6 +20,7 @@ from robot_rl.errors import ConfigError, LinkError
 __all__ = [
     "Message",
     "decode",
+    "definition",
     "duration",
     "encode",
     "fields_of",
@@ -82,6 +83,12 @@ def fields_of(kind: str) -> list[tuple[str, Any]]:
     if kind not in definitions:
         raise ConfigError(f"Unknown ROS 2 message {kind!r}; full names look like geometry_msgs/msg/PoseStamped.")
     return definitions[kind][1]
+
+
+def definition(kind: str) -> str:
+    """A kind as text, with the kinds within, as bags have it. Raises ConfigError when there is none."""
+    fields_of(kind)
+    return str(_store().generate_msgdef(kind, ros_version=2)[0])
 
 
 def type_hash(kind: str) -> str:

@@ -141,10 +141,10 @@ class RclpyNode:
     def close(self) -> None:
         """Leave."""
         if self._context.ok():
-            self._executor.shutdown(1.0)
-            self._node.destroy_node()
             rclpy.shutdown(context=self._context)
             self._thread.join(5.0)
+            self._executor.shutdown(1.0)
+            self._node.destroy_node()
 
 
 class _Publisher:

@@ -1,4 +1,4 @@
-"""`robot-rl data`: stores out to LeRobot datasets and rosbag2 bags, and in from the former."""
+"""`robot-rl data`: stores out to LeRobot datasets and rosbag2 bags, and in from them."""
 
 import json as json_format
 from dataclasses import dataclass
@@ -27,10 +27,13 @@ class Export:
 
 @dataclass(frozen=True)
 class Import:
-    """Write a LeRobotDataset v3.0 as an episode store, to train from or to look through."""
+    """Write a LeRobotDataset v3.0, or rosbag2 bags of `export`, as an episode store, to train from or look at."""
 
-    dataset: Annotated[Positional[Path], arg(metavar="DATASET", help="Its directory")]
+    dataset: Annotated[Positional[Path], arg(metavar="DATASET", help="Its directory, or that of the bags")]
     out: Annotated[Positional[Path], arg(metavar="STORE", help="Episode store to make")]
+    format: Annotated[Literal["lerobot", "rosbag2"], arg(help="What to read; rosbag2 needs 'robot-rl[ros]'")] = (
+        "lerobot"
+    )
 
 
 @dataclass(frozen=True)
@@ -48,19 +51,20 @@ def data(
     | Annotated[Import, subcommand("import")]
     | Annotated[Report, subcommand("report")],
 ) -> int:
-    """Data out (LeRobot datasets v3.0, rosbag2) and in (LeRobot), and a report on how good it is."""
+    """Data out and in (LeRobot datasets v3.0, rosbag2), and a report on how good it is."""
     if isinstance(command, Report):
         return _report(command)
-    from robot_rl.data import export_lerobot, export_rosbag2, import_lerobot
+    from robot_rl.data import export_lerobot, export_rosbag2, import_lerobot, import_rosbag2
 
-    with TrainingProgress(getattr(command, "format", "lerobot")) as progress:
+    with TrainingProgress(command.format) as progress:
         progress.phase("episodes")
 
         def count(done: int, _: int) -> None:
             progress.update(step=done)
 
         if isinstance(command, Import):
-            store = import_lerobot(command.dataset, command.out, on_episode=count)
+            read = import_rosbag2 if command.format == "rosbag2" else import_lerobot
+            store = read(command.dataset, command.out, on_episode=count)
             store.close()
         elif command.format == "rosbag2":
             store = _open(command.store)

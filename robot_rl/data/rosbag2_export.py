@@ -1,7 +1,8 @@
 """An episode store as rosbag2 bags (MCAP, zstd): one bag an episode, standard messages, no ROS needed to write them.
 
     topic                      message                       what, unit, frame
-    /cameras/<name>/image_raw  sensor_msgs/Image             rgb8 (mono8 of one channel), frame `<name>_optical_frame`
+    /cameras/<name>/image_raw  sensor_msgs/Image             `images/<name>`: rgb8 (mono8 of one channel), in the frame
+                                                             `<name>_optical_frame`
     /current_pose              geometry_msgs/PoseStamped     tcp [m], in `episode_start`: where the tcp began; with the
                                                              environment's frame=base in `base_facing_down`: at the
                                                              base's origin, turned as a tool that points down
@@ -9,8 +10,7 @@
     /current_wrench            geometry_msgs/WrenchStamped   of the robot on the world [N, N m], in `tcp`
     /gripper/joint_states      sensor_msgs/JointState        `gripper_opening` [m]
     /objects/<name>/pose       geometry_msgs/PoseStamped     a tracked object [m], in `tcp`
-    /observation/<name>        std_msgs/Float32MultiArray    as stored (Float64MultiArray if it is not float32); the
-                                                             state's layout is in metadata.yaml
+    /observation/<name>        std_msgs/Float32MultiArray    as stored (Float64MultiArray if it is not float32)
     /action                    std_msgs/Float32MultiArray    as executed, [-1, 1], in the policy's frame
     /reward                    std_msgs/Float32              of the step
     /success                   std_msgs/Bool                 the step achieved the task
@@ -19,9 +19,12 @@
     /policy_version            std_msgs/Int64                of the policy that acted
     /instruction               std_msgs/String               at the first step and where it changes
 
-Everything of a step is stamped with the step's `time` in the store (its end, UNIX), in the bag and in the headers. The
-last observation has no time of its own: it follows after the median time between the episode's steps. Orientations
-are computed (quaternions, from rotation vectors and matrices); every other number is the stored one.
+Everything of a step is stamped with the step's `time` in the store (its end, UNIX), in the bag and in the headers;
+where the clock was set back, with the latest time before, so that steps stay in order. The last observation has no time
+of its own: it follows after the median time between the episode's steps. Orientations are computed (quaternions, from
+rotation vectors and matrices); every other number is the stored one. metadata.yaml has, as JSON in
+`custom_data/robot_rl`, the episode's number, success and sources, the store's metadata (with the state's layout) and
+its spaces: what `import_rosbag2` makes a store of again.
 """
 
 import json
@@ -37,13 +40,25 @@ from robot_rl.errors import ConfigError, StoreError
 from robot_rl.geometry import quat_from_matrix, quat_from_rotvec
 from robot_rl.observation import ROOT, ObservationLayout
 from robot_rl.store import EpisodeStore
-from robot_rl.store_layout import SOURCES
+from robot_rl.store_layout import SOURCES, space_to_json
 from robot_rl.store_records import EpisodeRecord, row_times
 
-__all__ = ["export_rosbag2"]
+__all__ = ["CUSTOM_DATA", "export_rosbag2", "leaf_topic"]
 
+CUSTOM_DATA = "robot_rl"  # the key in metadata.yaml
 OBJECT_WIDTH = 9  # position, two columns of the rotation matrix
 Rows = dict[str, NDArray[Any]]
+
+
+def leaf_topic(layout: ObservationLayout, leaf: str) -> str:
+    """The topic of a leaf of the observation."""
+    if leaf in layout.images:
+        return f"/cameras/{_camera(leaf)}/image_raw"
+    return f"/{leaf}" if leaf != ROOT else f"/{ROOT}/{ROOT}"
+
+
+def _camera(leaf: str) -> str:
+    return leaf.removeprefix(f"{ROOT}/").removeprefix("images/")
 
 
 def export_rosbag2(
@@ -94,10 +109,14 @@ class _Bag:
         """The whole episode, row by row."""
         record = self._record
         rows = self._store.read(record.start, record.stop)
-        said = {"episode": record.index, "success": record.success, "sources": record.sources}
-        self._writer.set_custom_data("robot_rl", json.dumps({**said, "metadata": self._store.metadata}))
+        said = {
+            "episode": record.index, "success": record.success, "sources": record.sources,
+            "metadata": self._store.metadata, "observation_space": space_to_json(self._store.observation_space),
+            "action_space": space_to_json(self._store.action_space),
+        }  # fmt: skip
+        self._writer.set_custom_data(CUSTOM_DATA, json.dumps(said))
         with self._writer:
-            for i, time_s in enumerate(row_times(rows["time"], record.length)):
+            for i, time_s in enumerate(np.maximum.accumulate(row_times(rows["time"], record.length)).tolist()):
                 second = int(time_s // 1)
                 self._now = (second, round((time_s - second) * 1e9))
                 if i < record.length:
@@ -117,9 +136,9 @@ class _Bag:
 
     def _observation(self, rows: Rows, i: int) -> None:
         for name in self._layout.vectors:
-            self._array(f"/{name}" if name != ROOT else f"/{ROOT}/{ROOT}", rows[name][i].reshape(-1))
+            self._array(leaf_topic(self._layout, name), rows[name][i].reshape(-1))
         for name in self._layout.images:
-            self._picture(name.rsplit("/", 1)[-1], rows[name][i])
+            self._picture(name, rows[name][i])
         if f"{ROOT}/state" in rows:
             state = rows[f"{ROOT}/state"][i].astype(np.float64)
             for name, (start, stop) in self._parts.items():
@@ -146,11 +165,11 @@ class _Bag:
             quat_xyzw = quat_from_matrix(np.stack([x, y, np.cross(x, y)], 1))
             self._pose(f"/objects/{name.removesuffix('_pose')}/pose", "tcp", values[:3], quat_xyzw)
 
-    def _picture(self, camera: str, picture: NDArray[Any]) -> None:
+    def _picture(self, leaf: str, picture: NDArray[Any]) -> None:
         height, width, *channels = picture.shape
         self._put(
-            f"/cameras/{camera}/image_raw", "sensor_msgs/msg/Image", frame=f"{camera}_optical_frame", height=height,
-            width=width, encoding="rgb8" if channels == [3] else "mono8", is_bigendian=0,
+            leaf_topic(self._layout, leaf), "sensor_msgs/msg/Image", frame=f"{_camera(leaf)}_optical_frame",
+            height=height, width=width, encoding="rgb8" if channels == [3] else "mono8", is_bigendian=0,
             step=picture.nbytes // height, data=picture.reshape(-1),
         )  # fmt: skip
 

@@ -49,7 +49,7 @@ def test_an_existing_cell_file_is_not_touched(tmp_path, monkeypatch):
     ("text", "said"),
     [
         ("arm: {driver: franka}", "arm.host is missing"),
-        ("arm: {driver: frank, host: 1.2.3.4}", "Known: franka, franky, ur, twin"),
+        ("arm: {driver: frank, host: 1.2.3.4}", "Known: franka, franky, ur, ros2, twin"),
         ("arm: {driver: twin, hots: 1.2.3.4}", "arm.hots: there is no such key. Known: driver, host"),
         ("cameras: {front: {driver: twin, fps: -1}}", "cameras.front.fps: -1: Input should be greater than 0"),
         ("cameras: {front: {driver: twin, serail: x}}", "cameras.front.serail: there is no such key. Known: driver,"),

@@ -1,0 +1,1 @@
+"""A stand-in for ROS 2's `launch_ros`: see the one for `launch` beside it."""
