@@ -49,7 +49,17 @@ def test_a_parameter_is_yaml(text, value):
 
 
 def test_other_flags_are_left_alone():
-    words = ["--log-level", "arm:=debug", "--log-config-file", "f", "-e", "/e", "--enclave", "/e", "--enable-rosout-logs"]
+    words = [
+        "--log-level",
+        "arm:=debug",
+        "--log-config-file",
+        "f",
+        "-e",
+        "/e",
+        "--enclave",
+        "/e",
+        "--enable-rosout-logs",
+    ]
     assert parsed(*words, "--disable-stdout-logs", "-p", "x:=1").parameters == {"x": 1}
 
 

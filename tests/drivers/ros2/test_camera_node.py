@@ -6,6 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
+from drivers.emulators.ros2 import TwinPlant
+from drivers.emulators.stage import StageServer
+from drivers.interfaces import Frame
 from drivers.ros2 import cameras
 from drivers.ros2.arguments import checked
 from drivers.ros2.images import COMPRESSED, IMAGE, INFO, decode_image
@@ -38,7 +41,9 @@ class Runs:
     def __init__(self, path, **values):
         self.bus, self.ended, self.came, self.wrong = Bus(), threading.Event(), [], []
         self.viewer = self.bus.node("viewer")
-        self.node = CameraNode(self.bus.node("camera_node"), checked(PARAMETERS, {"cell": path, "fps": 240.0, **values}))
+        self.node = CameraNode(
+            self.bus.node("camera_node"), checked(PARAMETERS, {"cell": path, "fps": 240.0, **values})
+        )
         self.thread = threading.Thread(target=self.run)
 
     def run(self):
@@ -123,7 +128,7 @@ def test_what_is_asked_for_wrongly_is_said(cell_file, text, values, said):
 
 
 def test_an_emulator_that_is_not_there_is_said(cell_file):
-    with pytest.raises(DeviceConnectionError, match="No emulator answers at 127.0.250.1"):
+    with pytest.raises(DeviceConnectionError, match=r"No emulator answers at 127\.0\.250\.1"):
         Runs(cell_file("cameras: {front: {driver: realsense, serial: '1'}}"), rehearse="127.0.250.1")
 
 
@@ -154,8 +159,6 @@ class FlakyCamera:
         self.opened.append(self)
 
     def read(self):
-        from drivers.interfaces import Frame
-
         assert not self.closed
         self.reads += 1
         if len(self.opened) == 1 and self.reads == 3:
@@ -177,3 +180,24 @@ def test_a_lost_camera_is_opened_anew(cell_file, caplog):
         runs.until(lambda: len(FlakyCamera.opened) == 2 and FlakyCamera.opened[1].reads > 5)
     assert [camera.closed for camera in FlakyCamera.opened] == [True, True]
     assert [record.message for record in caplog.records][:2] == ["Camera front: late", "Camera front: unplugged"]
+
+
+@pytest.mark.realtime
+def test_in_rehearsal_an_emulators_scene_is_seen(cell_file):
+    """Two virtual RealSenses look at a twin; in the end the emulator is let go of."""
+    pytest.importorskip("pyrealsense2", reason="pip install 'robot-rl[realsense]'")
+    host = "127.0.241.1"
+    server = StageServer(TwinPlant("fr3"), lambda **_: None, {}, host)
+    server.start()
+    cell = "cameras: {front: {driver: realsense, serial: '1'}, wrist: {driver: realsense, serial: '2'}}"
+    runs = Runs(cell_file(cell), rehearse=host)
+    try:
+        runs.listen("front/image_raw", IMAGE)
+        runs.listen("wrist/camera_info", INFO)
+        with runs:
+            runs.until(lambda: len({topic for topic, _ in runs.came}) == 2)
+    finally:
+        server.stop()
+    came = dict(runs.came)
+    assert decode_image(came["front/image_raw"]).std() > 1.0  # it shows something
+    assert (came["wrist/camera_info"].width, came["wrist/camera_info"].height) == (640, 480)

@@ -114,7 +114,7 @@ def test_a_camera_that_nobody_calibrated_has_no_info(camera):
 
 @pytest.mark.parametrize("fps", [0.0, 241.0, float("nan")])
 def test_a_rate_that_is_none(fps):
-    with pytest.raises(ConfigError, match="between 0.1 and 240"):
+    with pytest.raises(ConfigError, match=r"between 0\.1 and 240"):
         Room(FakeCamera(), fps=fps)
 
 

@@ -18,7 +18,7 @@ cameras:
   wrist: {driver: opencv, source: /dev/video0, width: 320, height: 240, intrinsics: [300, 300, 160, 120]}
   side: {driver: ros2, source: /side/image, options: {transport: dds}}
 limits: {position_low: [0.3, -0.2, 0.0], position_high: [0.6, 0.2, 0.4]}
-tracker: {driver: tags, camera: front, camera_pose_base: [1, 0, 0, 0, 0, 0, 1], objects: {cube: [{id: 1, size_m: 0.03}]}}
+tracker: {driver: tags, camera: front, camera_pose_base: [1, 0, 0, 0, 0, 0, 1], objects: {cube: [{id: 1, size_m: 0.1}]}}
 faults_in_a_row: 5
 """
 
@@ -78,7 +78,9 @@ def test_camera_node_presents_what_is_looked_at_over_ros(cell_file):
     """The topics of one are the sources of the other."""
     path = cell_file(FRANKA)
     bus = Bus()
-    names = [one.name for one in CameraNode(bus.node(), {"cell": path, "camera": "", "rehearse": "", "fps": 5.0}).publishers]
+    names = [
+        one.name for one in CameraNode(bus.node(), {"cell": path, "camera": "", "rehearse": "", "fps": 5.0}).publishers
+    ]
     wanted = {name: camera.source for name, camera in over_ros(path).cameras.items() if name != "side"}
     assert names == list(wanted)
     assert set(wanted.values()) <= set(bus.senders)

@@ -124,7 +124,7 @@ def test_without_a_lens_of_these_pictures_there_is_none(eye, lens):
 
 def test_no_picture_is_said_with_the_reason(eye):
     eye.answers = False
-    with pytest.raises(DeviceConnectionError, match="no picture came within 0.05 s. Nobody publishes there"):
+    with pytest.raises(DeviceConnectionError, match=r"no picture came within 0\.05 s\. Nobody publishes there"):
         Ros2Camera(config())
     eye.node.publisher("/front/image_raw", COMPRESSED, SENSOR_DATA)
     with pytest.raises(DeviceConnectionError, match="/eye publishes there, but"):
@@ -154,7 +154,7 @@ def test_pictures_that_no_longer_come_are_stale(eye):
     now = [50.0]
     with Ros2Camera(config(max_age_s=0.5), now=lambda: now[0]) as camera:
         now[0] = 50.75
-        with pytest.raises(StaleStateError, match="0.750 s old, limit 0.5 s"):
+        with pytest.raises(StaleStateError, match=r"0\.750 s old, limit 0\.5 s"):
             camera.read()
 
 

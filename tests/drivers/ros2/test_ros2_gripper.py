@@ -99,7 +99,7 @@ def test_no_position_is_no_state(monkeypatch):
 
 
 def test_a_silent_topic_is_said(hand):
-    with pytest.raises(DeviceConnectionError, match="Nobody publishes there. Seen: /gripper/joint_states"):
+    with pytest.raises(DeviceConnectionError, match=r"Nobody publishes there\. Seen: /gripper/joint_states"):
         Ros2Gripper(state="hand/joint_states", connect_s=0.0)
 
 
@@ -110,7 +110,7 @@ def test_a_state_that_no_longer_comes_is_stale(hand, monkeypatch):
     now[0] = 100.9
     assert gripper.opening() == 0.04
     now[0] = 101.5
-    with pytest.raises(StaleStateError, match="1.50 s old, limit 1 s.*/hand is there and sends nothing") as caught:
+    with pytest.raises(StaleStateError, match=r"1\.50 s old, limit 1 s.*/hand is there and sends nothing") as caught:
         gripper.opening()
     assert caught.value.age_s == pytest.approx(1.5)
     hand.say()

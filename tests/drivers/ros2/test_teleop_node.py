@@ -97,7 +97,7 @@ def test_letting_go_holds_for_a_moment_and_then_is_silent():
     held = driving.target(reading(), HERE, 10.0 + LETTING_GO_S - 0.01)
     np.testing.assert_allclose(held[:3], [0.41, 0.1, 0.3])
     assert driving.target(reading(), HERE, 10.0 + LETTING_GO_S + 0.01) is None
-    elsewhere = HERE + [0.2, 0, 0, 0, 0, 0, 0]
+    elsewhere = np.array([0.6, 0.1, 0.3, 0.0, 0.0, 0.0, 1.0])
     begun = driving.target(reading(engaged=True), elsewhere, 20.0)
     np.testing.assert_allclose(begun, elsewhere, atol=1e-12)
 
@@ -215,7 +215,7 @@ def test_a_device_that_is_not_there_is_said():
 
 
 class Absent:
-    name, controls = "absent", {}  # noqa: RUF012
+    name, controls = "absent", {}
 
     def open(self):
         raise DeviceConnectionError("not there")

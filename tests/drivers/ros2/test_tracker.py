@@ -30,7 +30,9 @@ def tree():
 
 def test_a_chain_by_hand(tree):
     """A camera at (1, 0, 0.5), turned by 90 degrees about z, sees a cube at (0.2, 0, 0): it is at (1, 0.2, 0.5)."""
-    tree.take(told(link("base", "camera", (1, 0, 0.5), QUARTER_Z, 10.0), link("camera", "cube", (0.2, 0, 0), NO_TURN, 8)))
+    tree.take(
+        told(link("base", "camera", (1, 0, 0.5), QUARTER_Z, 10.0), link("camera", "cube", (0.2, 0, 0), NO_TURN, 8))
+    )
     pose, stamp = tree.pose("cube", "base")
     np.testing.assert_allclose(pose, [1.0, 0.2, 0.5, *QUARTER_Z], atol=1e-12)
     assert stamp == 8.0

@@ -32,11 +32,16 @@ def add(store, rewards, *, source="policy", version=0, over=True):
     store.commit()
 
 
+def say(text):
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
 def main(run, *words):
     resumed, how = "--resume" in words, words[-1]
-    print(f"{how}, {'resumed' if resumed else 'begun'}", flush=True)
+    say(f"{how}, {'resumed' if resumed else 'begun'}")
     if how == "fail":
-        print("Traceback ...\nLinkError: the learner was lost\nGoodbye.", flush=True)
+        say("Traceback ...\nLinkError: the learner was lost\nGoodbye.")
         return 2
     if how == "quiet":
         return 3
@@ -49,7 +54,7 @@ def main(run, *words):
     if how == "wait":
         ended = threading.Event()
         signal.signal(signal.SIGTERM, lambda *_: ended.set())
-        print("waiting", flush=True)
+        say("waiting")
         while not ended.wait(0.05):
             pass
         (run / "saved").touch()

@@ -130,7 +130,9 @@ def test_a_session_is_asked_to_end_and_saves(session):
 @pytest.mark.realtime
 def test_a_session_that_does_not_end_is_killed(session, monkeypatch):
     monkeypatch.setattr(training, "PATIENCE_S", 0.05)
-    code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(99)"
+    code = (
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(99)"
+    )
     one = session()
     one._command = lambda: [sys.executable, "-c", code]
     one.start()
@@ -145,7 +147,7 @@ def test_why_it_ended_are_its_own_last_words(session):
     first = session("fail")
     first.start()
     until(lambda: not first.running)
-    with pytest.raises(LinkError, match="exit code 2: LinkError: the learner was lost All of it: .*run.log"):
+    with pytest.raises(LinkError, match=r"exit code 2: LinkError: the learner was lost All of it: .*run\.log"):
         first.check()
     first.stop()
     first._command = session("quiet")._command

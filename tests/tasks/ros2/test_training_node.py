@@ -143,7 +143,10 @@ def test_what_is_asked_for_wrongly_is_said_by_the_service(tmp_path, values, said
     ("values", "expected"),
     [
         ({}, {"cell": "ros:twin", "rehearse": "127.0.0.1", "run": "runs/reach/ros", "teleop": "ros2"}),
-        ({"rehearse": "127.0.0.7", "run": "mine", "teleop": ""}, {"rehearse": "127.0.0.7", "run": "mine", "teleop": ""}),
+        (
+            {"rehearse": "127.0.0.7", "run": "mine", "teleop": ""},
+            {"rehearse": "127.0.0.7", "run": "mine", "teleop": ""},
+        ),
         ({"cell": "FILE"}, {"cell": "ros:FILE", "rehearse": ""}),
         ({"cell": "FILE", "rehearse": "127.0.0.2", "reward": "human"}, {"rehearse": "127.0.0.2", "reward": "human"}),
         ({"steps": 500, "preset": "serl", "demos": "none"}, {"steps": 500, "preset": "serl", "demos": "none"}),
@@ -159,8 +162,8 @@ def test_a_session_is_made_of_the_parameters(tmp_path, monkeypatch, cell_file, v
     assert room.life.to("configure")
     options = room.node._session.options
     for name, value in expected.items():
-        value = value.replace("FILE", file) if isinstance(value, str) else value
-        assert getattr(options, name) == (tmp_path / value if name == "run" else value)
+        wanted = value.replace("FILE", file) if isinstance(value, str) else value
+        assert getattr(options, name) == (tmp_path / wanted if name == "run" else wanted)
 
 
 # What it tells
@@ -331,7 +334,10 @@ def test_deactivated_and_activated_a_run_goes_on(tmp_path, monkeypatch):
         for expected in ([0.0, 1.0], [0.0, 1.0, 0.0, 1.0]):
             assert room.ask("start") == (True, "")
             pause = threading.Event()
-            while room.told("reward") != expected or room.node._session.log.read_text().count("waiting") < len(expected) / 2:
+            while (
+                room.told("reward") != expected
+                or room.node._session.log.read_text().count("waiting") < len(expected) / 2
+            ):
                 room.node.tick()
                 pause.wait(0.02)
             assert room.ask("stop") == (True, "")
