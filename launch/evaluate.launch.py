@@ -7,7 +7,7 @@ from launch.actions import DeclareLaunchArgument, ExecuteProcess, IncludeLaunchD
 from launch.substitutions import LaunchConfiguration
 
 ARGUMENTS = {
-    "run": ("", "whose policy: a run directory"),
+    "run": (None, "whose policy: a run directory"),
     "task": ("reach", "whose scene stands around a twin; the run's own task"),
     "cell": ("twin", "twin, or the cell file of your arm"),
     "episodes": ("20", "how many"),
@@ -33,7 +33,7 @@ def generate_launch_description():
         launch_arguments={name: LaunchConfiguration(name) for name in ("task", "cell", "rehearse")}.items(),
     )
     declared = [
-        DeclareLaunchArgument(name, default_value=default, description=text)
+        DeclareLaunchArgument(name, default_value=default, description=text)  # None: it has to be given
         for name, (default, text) in ARGUMENTS.items()
     ]
     return LaunchDescription([*declared, robot, OpaqueFunction(function=evaluation)])

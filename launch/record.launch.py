@@ -5,6 +5,7 @@ from pathlib import Path
 from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, ExecuteProcess, IncludeLaunchDescription, OpaqueFunction, Shutdown
 from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import Node
 
 ARGUMENTS = {
     "task": ("reach", "what is demonstrated: robot-rl tasks lists them"),
@@ -12,6 +13,7 @@ ARGUMENTS = {
     "episodes": ("20", "how many there are in the end"),
     "device": ("page", "spacemouse, gamepad, page (a browser), ros2 (a teleop_node, joy and twist topics)"),
     "out": ("", "episode store (default: demos/TASK)"),
+    "bag": ("", "also record every topic to this rosbag2 directory"),
     "rehearse": ("", "address of an emulator that stands in for the cell's devices"),
 }
 
@@ -22,11 +24,15 @@ def recording(context):
     command += ["--episodes", given["episodes"], "--device", given["device"]]
     command += ["--out", given["out"]] if given["out"] else []
     command += ["--rehearse"] if given["cell"] == "twin" or given["rehearse"] else []
+    bag = Node(
+        package="robot_rl", executable="bag_node", name="bag_node", parameters=[{"out": given["bag"]}], output="screen",
+    )  # fmt: skip
     return [
+        *([bag] if given["bag"] else []),
         ExecuteProcess(
             cmd=command, output="screen", emulate_tty=True, on_exit=Shutdown(reason="recording ended"),
             sigterm_timeout="30",
-        )
+        ),
     ]  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from launch.actions import DeclareLaunchArgument, ExecuteProcess, IncludeLaunchD
 from launch.substitutions import LaunchConfiguration
 
 ARGUMENTS = {
-    "store": ("", "an episode store, or a run directory"),
+    "store": (None, "an episode store, or a run directory"),
     "episode": ("0", "which of its episodes"),
     "task": ("reach", "whose scene stands around a twin; the store's own task"),
     "cell": ("twin", "twin, or the cell file of your arm"),
@@ -33,7 +33,7 @@ def generate_launch_description():
         launch_arguments={name: LaunchConfiguration(name) for name in ("task", "cell", "rehearse")}.items(),
     )
     declared = [
-        DeclareLaunchArgument(name, default_value=default, description=text)
+        DeclareLaunchArgument(name, default_value=default, description=text)  # None: it has to be given
         for name, (default, text) in ARGUMENTS.items()
     ]
     return LaunchDescription([*declared, robot, OpaqueFunction(function=replaying)])

@@ -16,8 +16,17 @@ ORDER = ("train", "eval", "render", "demo", "tasks", "bench")
 
 
 def commands() -> dict[str, Callable[[], Callable[..., Any]]]:
-    """What loads each installed command, by name, the main ones first. A third party's package adds its own."""
+    """What loads each installed command, by name, the main ones first. A third party's package adds its own.
+
+    Raises:
+        ConfigError: None is installed.
+    """
     found = {entry.name: entry for entry in importlib.metadata.entry_points(group="robot_rl.commands")}
+    if not found:
+        raise ConfigError(
+            "robot-rl is not installed in this Python: its commands are found by what pip wrote down. In the source "
+            "tree: pip install -e ."
+        )
     names = [n for n in ORDER if n in found] + sorted(set(found) - set(ORDER))
     return {name: found[name].load for name in names}
 

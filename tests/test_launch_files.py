@@ -47,8 +47,11 @@ WORK = {  # what else a launch file starts, the arguments given that it cannot d
 OTHER_VALUES = {  # of every argument, none of which is its default
     "task": "peg_insert", "model": "ur5e", "run": "runs/reach/7", "demos": "20", "reward": "human", "preset": "fast",
     "steps": "500", "device": "gamepad", "end_when_done": "false", "rehearse": "127.0.3.1", "frame": "tcp",
-    "episodes": "3", "out": "demos/mine", "store": "demos/reach", "episode": "4",
+    "episodes": "3", "out": "demos/mine", "store": "demos/reach", "episode": "4", "bag": "bags/mine",
 }  # fmt: skip
+
+
+REQUIRED = {"evaluate": {"run": "runs/reach/1"}, "replay": {"store": "demos/first"}}
 
 
 @dataclass
@@ -125,7 +128,7 @@ def start(describe, monkeypatch):
     def session(file, **arguments):
         started.clear()
         context = LaunchContext()
-        context.launch_configurations.update(arguments)
+        context.launch_configurations.update(REQUIRED.get(file, {}) | arguments)
         visit(describe(file), context)
         return list(started)
 
@@ -183,7 +186,7 @@ def test_every_launch_file_is_among_those_tested():
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_every_argument_is_described_and_has_a_default(describe, file):
+def test_every_argument_is_described_and_has_a_default_or_must_be_given(describe, file):
     from launch.actions import DeclareLaunchArgument
 
     declared = [entity for entity in describe(file).entities if isinstance(entity, DeclareLaunchArgument)]
@@ -192,7 +195,7 @@ def test_every_argument_is_described_and_has_a_default(describe, file):
     for each in declared:
         assert each.description != "no description given"
         assert len(each.description) > 5, each.name
-        assert each.default_value is not None, each.name
+        assert (each.default_value is None) == (each.name in REQUIRED.get(file, {})), each.name
         if each.choices is not None:
             assert OTHER_VALUES[each.name] in each.choices
 

@@ -72,8 +72,8 @@ class StageServer:
             self._listener = socket.create_server((host, PORT))
         except OSError as error:
             raise DeviceConnectionError(
-                f"The stage cannot listen on {host}:{PORT} ({error.strerror}). Does another emulator run there? End it "
-                "or give this one another address: 127.0.0.2 and so on are this machine too."
+                f"The stage cannot listen on {host}:{PORT}: another emulator or sim_node runs there. "
+                "End it, or give this one an address of its own, 127.0.0.2 for example (--host; -p stage:=)."
             ) from error
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener, selectors.EVENT_READ)

@@ -5,11 +5,11 @@ import pytest
 
 import tasks
 from robot_rl.errors import ConfigError, RobotRLError
-from tests.drivers.ros2.emulated import emulated
+from tests.drivers.ros2.emulated import address, emulated
 
 pytestmark = pytest.mark.realtime
 
-HOST = "127.0.0.52"
+HOST = address(52)
 
 
 def play(env, episodes):

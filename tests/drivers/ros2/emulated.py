@@ -12,8 +12,20 @@ import pytest
 ROOT = Path(__file__).parents[3]
 
 
+def worker():
+    """Number of this worker of pytest-xdist, from 1; 0 without."""
+    return int(os.environ.get("PYTEST_XDIST_WORKER", "gw-1").removeprefix("gw")) + 1
+
+
+def address(last):
+    """An address on loopback that no other worker has."""
+    return f"127.0.{worker()}.{last}"
+
+
 def apart(domain):
-    """Environment of processes that see each other alone."""
+    """Environment of processes that see each other alone, whatever other workers do."""
+    domain += 20 * worker()
+    assert domain <= 232
     keep = {k: v for k, v in os.environ.items() if k not in ("CYCLONEDDS_URI", "ROS_LOCALHOST_ONLY")}
     return keep | {
         "ROS_DOMAIN_ID": str(domain), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST", "ROBOT_RL_ROS_TRANSPORT": "dds",

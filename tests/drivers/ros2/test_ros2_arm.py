@@ -21,11 +21,11 @@ from robot_rl.errors import (
     SafetyError,
     StaleStateError,
 )
-from tests.drivers.ros2.emulated import emulated
+from tests.drivers.ros2.emulated import address, emulated
 
 pytestmark = pytest.mark.realtime
 
-HOST = "127.0.0.51"
+HOST = address(51)
 SWITCHING = {"controller": CARTESIAN, "trajectory_controller": JOINT, "gains": "crisp", "model": "fr3"}
 
 
