@@ -4,13 +4,13 @@ import threading
 from typing import Any
 
 from drivers.emulators.ros2 import Ros2Emulator, TwinPlant
-from drivers.emulators.stage import PORT, StageServer
+from drivers.emulators.stage import StageServer
 from drivers.ros2.arguments import Parameter
 from drivers.ros2.node import Node
 from drivers.ros2.nodes.arm_node import ROBOT_PARAMETERS, options_of
 from drivers.ros2.program import run_node
 from drivers.twin.tags import with_tags
-from robot_rl.errors import ConfigError, DeviceConnectionError
+from robot_rl.errors import ConfigError
 from tasks import task_class
 
 __all__ = ["PARAMETERS", "SimNode", "main"]
@@ -52,13 +52,7 @@ class SimNode:
             cameras=tuple(name for name in values["cameras"] if name), host=values["stage"], fps=values["fps"],
         )  # fmt: skip
         facts = {"arm": "ros2", "task": values["task"], "tags": values["tags"], "lockstep": False, "speed": 1.0}
-        try:
-            self.server = StageServer(plant, self.emulator.inject, facts, values["stage"])
-        except OSError as error:
-            raise DeviceConnectionError(
-                f"{values['stage']}:{PORT} cannot be had ({error.strerror}): another emulator or sim_node runs there. "
-                "End it, or give this one an address of its own: -p stage:=127.0.0.2"
-            ) from error
+        self.server = StageServer(plant, self.emulator.inject, facts, values["stage"])
 
     def start(self) -> None:
         """Begin to live."""
