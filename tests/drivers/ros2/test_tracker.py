@@ -48,10 +48,12 @@ def test_against_the_arrows(tree):
 
 
 def test_by_way_of_a_common_frame(tree):
-    """Two branches of the room: base at (1, 0, 0), cube at (1, 2, 0): the cube is at (0, 2, 0) of the base."""
-    tree.take(told(link("room", "base", (1, 0, 0), stamp_s=5.0), link("room", "cube", (1, 2, 0), stamp_s=7.0)))
+    """The base at (1, 0, 0) of the room looks along the room's y axis: a cube at (1, 2, 0) is 2 m in front of it."""
+    base, cube = link("room", "base", (1, 0, 0), QUARTER_Z, 5.0), link("room", "cube", (1, 2, 0), NO_TURN, 7.0)
+    tree.take(told(base, cube))
     pose, stamp = tree.pose("cube", "base")
-    np.testing.assert_allclose(pose, [0, 2, 0, *NO_TURN], atol=1e-12)
+    np.testing.assert_allclose(pose[:3], [2, 0, 0], atol=1e-12)
+    np.testing.assert_allclose(pose[3:] * np.sign(pose[6]), [0, 0, -np.sqrt(0.5), np.sqrt(0.5)], atol=1e-12)
     assert stamp == 5.0
 
 

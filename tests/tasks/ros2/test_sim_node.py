@@ -29,10 +29,7 @@ def test_what_there_is_not_is_said():
 
 
 def test_an_address_that_is_taken_is_said():
-    with (
-        socket.create_server((HOST, PORT)),
-        pytest.raises(DeviceConnectionError, match=f"cannot listen on {HOST}:{PORT}"),
-    ):
+    with socket.create_server((HOST, PORT)), pytest.raises(DeviceConnectionError, match=f"{HOST}:{PORT}"):
         make(Bus())
 
 
