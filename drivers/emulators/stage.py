@@ -107,11 +107,17 @@ class StageServer:
                         continue
                 except OSError:
                     pass
-                self._selector.unregister(connection)
-                key.data.close()
-                connection.close()
+                self._let_go(connection, key.data)
+        for key in list(self._selector.get_map().values()):
+            if isinstance(key.fileobj, socket.socket) and key.fileobj is not self._listener:
+                self._let_go(key.fileobj, key.data)
         for renderer in self._renderers.values():
             renderer.close()
+
+    def _let_go(self, connection: socket.socket, stream: Any) -> None:
+        self._selector.unregister(connection)
+        stream.close()
+        connection.close()
 
     def _answer(self, request: dict[str, Any]) -> bytes:
         try:

@@ -139,8 +139,10 @@ class Fingers:
 def test_an_action_is_asked_once_for_the_same(hand):
     fingers = Fingers(hand)
     gripper = Ros2Gripper(action="grip", opening_per_position=2.0, max_effort=12.0)
-    for opening in (0.04, 0.0401, 0.039, 0.02):  # two of them within 2 mm of the first
+    for opening in (0.04, 0.0401, 0.039):  # all within 2 mm of the first
         gripper.command(opening)
+    fingers.until(1)
+    gripper.command(0.02)
     fingers.until(2)
     gripper.close()
     assert fingers.asked == [(0.02, 12.0), (0.01, 12.0)]
