@@ -13,7 +13,8 @@ import numpy as np
 from drivers.ros2 import messages as ros
 from drivers.ros2.arm_link import POSE
 from drivers.ros2.images import IMAGE, raw_image
-from drivers.ros2.node import NEWEST, SENSOR_DATA, Node, open_node
+from drivers.ros2.node import NEWEST, SENSOR_DATA, Node
+from drivers.ros2.opening import open_node
 from drivers.ros2.wire import structure, wire_class
 from robot_rl.errors import DeviceError
 

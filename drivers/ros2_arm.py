@@ -20,7 +20,8 @@ from drivers.ros2 import messages as ros
 from drivers.ros2.actions import ActionClient
 from drivers.ros2.arguments import in_namespace
 from drivers.ros2.arm_link import POSE, ArmLink, ArmTopics
-from drivers.ros2.node import NEWEST, Node, Publisher, open_node
+from drivers.ros2.node import NEWEST, Node, Publisher
+from drivers.ros2.opening import open_node
 from drivers.safety_limits import SafetyLimits
 from drivers.ur import UR5E_LIMITS
 from robot_rl.errors import ConfigError, DeviceConnectionError, DeviceFaultError, RobotRLError, SafetyError

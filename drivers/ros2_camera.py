@@ -16,7 +16,8 @@ from drivers.ros2.arguments import in_namespace
 from drivers.ros2.arm_link import explain_silence
 from drivers.ros2.images import INFO, decode_image, image_kind
 from drivers.ros2.messages import seconds
-from drivers.ros2.node import SENSOR_DATA, Node, open_node
+from drivers.ros2.node import SENSOR_DATA, Node
+from drivers.ros2.opening import open_node
 from robot_rl.errors import DeviceConnectionError
 
 __all__ = ["Ros2Camera", "Ros2CameraConfig"]

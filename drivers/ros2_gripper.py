@@ -9,7 +9,8 @@ from drivers.ros2 import messages as ros
 from drivers.ros2.actions import ActionClient
 from drivers.ros2.arguments import in_namespace
 from drivers.ros2.arm_link import JOINTS, explain_silence
-from drivers.ros2.node import NEWEST, SENSOR_DATA, open_node
+from drivers.ros2.node import NEWEST, SENSOR_DATA
+from drivers.ros2.opening import open_node
 from robot_rl.errors import ConfigError, DeviceConnectionError, DeviceError, DeviceFaultError, StaleStateError
 
 __all__ = ["Ros2Gripper"]

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from drivers.interfaces import TrackedPose
 from drivers.ros2.messages import pose_of, seconds
-from drivers.ros2.node import LATCHED, Qos, open_node
+from drivers.ros2.node import LATCHED, Qos
+from drivers.ros2.opening import open_node
 from robot_rl.errors import ConfigError
 from robot_rl.geometry import IDENTITY_POSE, compose, invert
 

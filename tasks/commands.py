@@ -157,7 +157,7 @@ def start_emulator(
 
 def _start_ros2(task: str, model: str, host: str, tags: bool, unpaced: bool) -> tuple[Any, Any]:
     from drivers.ros2.arguments import checked
-    from drivers.ros2.node import open_node
+    from drivers.ros2.opening import open_node
     from tasks.ros2.sim_node import PARAMETERS, SimNode
 
     if unpaced:

@@ -14,7 +14,8 @@ from typing import Any
 from drivers.emulators.plant import TurnLock
 from drivers.ros2.arm_link import POSE
 from drivers.ros2.cameras import CameraPublisher, StageCamera
-from drivers.ros2.node import NEWEST, Node, open_node
+from drivers.ros2.node import NEWEST, Node
+from drivers.ros2.opening import open_node
 from drivers.ros2.robot import LEAVE_S, Robot, RobotOptions
 from drivers.twin.arms import load_arm
 from drivers.twin.devices import TwinArm, TwinClock, TwinGripper

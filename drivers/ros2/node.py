@@ -1,23 +1,17 @@
-"""A ROS 2 node as the rest of this room needs it, over either of two transports.
+"""A ROS 2 node as the rest of this room needs it; `drivers/ros2/opening.py` opens one.
 
-`rclpy`, where a sourced ROS 2 offers it to this Python, and `dds`: the PyPI package cyclonedds, which speaks to ROS 2
-from any Python. What goes over the wire is the same, and so is everything built on `Node`.
+There are two: over rclpy, ROS 2's own library, and over DDS by the PyPI package cyclonedds, which speaks to ROS 2 from
+any Python. What goes over the wire is the same, and so is everything built on `Node`.
 """
 
-import os
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from drivers.ros2.arguments import Arguments, Parameter
+from drivers.ros2.arguments import Parameter
 from drivers.ros2.messages import Message
-from robot_rl.errors import ConfigError
 
-__all__ = [
-    "DEFAULT", "LATCHED", "NEWEST", "SENSOR_DATA", "Endpoint", "Node", "Publisher", "Qos", "mismatch",
-    "open_node",
-]  # fmt: skip
+__all__ = ["DEFAULT", "LATCHED", "NEWEST", "SENSOR_DATA", "Endpoint", "Node", "Publisher", "Qos", "mismatch"]
 
 
 @dataclass(frozen=True)
@@ -128,46 +122,3 @@ class Node(Protocol):
     def close(self) -> None:
         """Leave."""
         ...
-
-
-def open_node(
-    name: str, arguments: Arguments | None = None, *, transport: str = "", domain: int | None = None
-) -> Node:  # fmt: skip
-    """A node.
-
-    Args:
-        name: Of the node, where its arguments give none.
-        arguments: What its program was started with, or `in_namespace(...)`.
-        transport: `rclpy` or `dds`; empty takes rclpy where it can be imported. The environment variable
-            ROBOT_RL_ROS_TRANSPORT says what empty means.
-        domain: ROS_DOMAIN_ID in place of the environment's.
-
-    Raises:
-        ConfigError: Neither transport is there, or the name is none.
-    """
-    transport = transport or os.environ.get("ROBOT_RL_ROS_TRANSPORT", "")
-    if transport not in ("", "rclpy", "dds"):
-        raise ConfigError(f"ROS transport {transport!r}: rclpy or dds, or empty for the first that is there.")
-    arguments = arguments or Arguments()
-    name = arguments.name or name
-    if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name):
-        raise ConfigError(f"A ROS node cannot be called {name!r}: letters, digits and _, no digit first.")
-    if transport != "dds":
-        try:
-            from drivers.ros2.rclpy_node import RclpyNode
-
-            return RclpyNode(name, arguments, domain)
-        except ImportError as error:  # not there, or sourced for another Python
-            if transport == "rclpy":
-                raise ConfigError(
-                    f"transport: rclpy, but this Python cannot import it ({error}). Source ROS 2 (. "
-                    "/opt/ros/jazzy/setup.sh) and use the Python it was built for, or say transport: dds."
-                ) from error
-    try:
-        from drivers.ros2.dds import DdsNode
-    except ImportError as error:
-        raise ConfigError(
-            f"Nothing here speaks ROS 2: neither rclpy (source ROS 2's setup.sh) nor cyclonedds ({error}; "
-            "pip install 'robot-rl[ros]')."
-        ) from error
-    return DdsNode(name, arguments, domain)

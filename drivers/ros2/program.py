@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from drivers.ros2.arguments import Arguments, Parameter
-from drivers.ros2.node import Node, open_node
+from drivers.ros2.node import Node
+from drivers.ros2.opening import open_node
 from robot_rl.errors import RobotRLError
 
 __all__ = ["Running", "run_node"]

@@ -12,7 +12,8 @@ import numpy as np
 
 from drivers.ros2.arguments import in_namespace
 from drivers.ros2.messages import twist_of
-from drivers.ros2.node import DEFAULT, NEWEST, SENSOR_DATA, Node, open_node
+from drivers.ros2.node import DEFAULT, NEWEST, SENSOR_DATA, Node
+from drivers.ros2.opening import open_node
 from drivers.teleop.device import BUTTONS, Raw
 from robot_rl.errors import ConfigError, DeviceConnectionError
 

@@ -20,7 +20,8 @@ from drivers.ros2 import bag
 from drivers.ros2 import messages as ros
 from drivers.ros2.arguments import in_namespace
 from drivers.ros2.bag import BagRecorder, recorded_by_default
-from drivers.ros2.node import DEFAULT, LATCHED, SENSOR_DATA, Endpoint, open_node
+from drivers.ros2.node import DEFAULT, LATCHED, SENSOR_DATA, Endpoint
+from drivers.ros2.opening import open_node
 from robot_rl.errors import ConfigError, StoreError
 
 POSE, TF, IMAGE, COMPRESSED = (

@@ -4,7 +4,8 @@ import sys
 import threading
 
 from drivers.ros2 import messages as ros
-from drivers.ros2.node import DEFAULT, LATCHED, open_node
+from drivers.ros2.node import DEFAULT, LATCHED
+from drivers.ros2.opening import open_node
 
 STRING, TRIGGER = "std_msgs/msg/String", "std_srvs/srv/Trigger"
 

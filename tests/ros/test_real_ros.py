@@ -19,7 +19,8 @@ import numpy as np
 import pytest
 
 from drivers.ros2 import messages as ros
-from drivers.ros2.node import DEFAULT, LATCHED, SENSOR_DATA, open_node
+from drivers.ros2.node import DEFAULT, LATCHED, SENSOR_DATA
+from drivers.ros2.opening import open_node
 
 pytestmark = pytest.mark.ros
 

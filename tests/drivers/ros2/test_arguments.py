@@ -3,7 +3,7 @@
 import pytest
 
 from drivers.ros2.arguments import Arguments, Parameter, Remapping, checked, in_namespace
-from drivers.ros2.node import open_node
+from drivers.ros2.opening import open_node
 from robot_rl.errors import ConfigError
 
 

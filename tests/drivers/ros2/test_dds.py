@@ -9,7 +9,8 @@ import pytest
 from drivers import bench_ros2
 from drivers.ros2 import messages as ros
 from drivers.ros2.arguments import Arguments, Remapping, in_namespace
-from drivers.ros2.node import DEFAULT, LATCHED, NEWEST, SENSOR_DATA, Qos, mismatch, open_node
+from drivers.ros2.node import DEFAULT, LATCHED, NEWEST, SENSOR_DATA, Qos, mismatch
+from drivers.ros2.opening import open_node
 from robot_rl.errors import ConfigError, DeviceTimeoutError
 from tests.drivers.ros2.emulated import apart
 

@@ -9,7 +9,8 @@ import pytest
 from drivers.emulators.stage import Stage
 from drivers.impedance import ImpedanceGains
 from drivers.ros2.arm_link import POSE
-from drivers.ros2.node import LATCHED, open_node
+from drivers.ros2.node import LATCHED
+from drivers.ros2.opening import open_node
 from drivers.ros2.robot import CARTESIAN, JOINT
 from drivers.ros2_arm import Ros2Arm
 from drivers.safety_limits import SafetyLimits
