@@ -44,6 +44,10 @@ LEAVE_S = 10.0
 GRIPPED_S, GRIPPED = 3.0, 0.004  # a gripper has arrived, or stalled, by then; [m]
 
 
+class _StaleTargetError(SafetyError):
+    """A target's stamp is not from now."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class RobotOptions:
     """How an arm presents itself.
@@ -97,6 +101,7 @@ class Robot:
         self._target: tuple[float, Array] | None = None  # when it came; taken by the next tick
         self._heard_s = -np.inf
         self._holding, self._moving, self._refused, self._trouble = True, False, 0, ""
+        self._stale = False  # the newest trouble is a stamp's
         self._rivals, self._leaving, self._left_s = 0, False, 0.0
         self._due: dict[str, float] = {}  # when each was done last, of what is done at a rate of its own
         self._say: dict[str, Any] = {
@@ -168,9 +173,10 @@ class Robot:
             self._target = (time.monotonic(), self._admit(content))
         except SafetyError as error:
             self._refused += 1
-            if self._trouble != str(error):
-                log.warning("%s", error)
-            self._trouble = str(error)
+            stale = isinstance(error, _StaleTargetError)
+            if self._trouble != str(error) and not (self._trouble and self._stale and stale):
+                log.warning("%s", error)  # an age differs each time: it is said once
+            self._trouble, self._stale = str(error), stale
 
     def _admit(self, content: ros.Message) -> Array:
         """The pose of a target message. Raises SafetyError when it is not to be obeyed."""
@@ -182,9 +188,10 @@ class Robot:
             )
         age = self.node.now() - stamp
         if stamp and abs(age) > self.options.max_target_age_s:
-            raise SafetyError(
-                f"A target stamped {age:.2f} s ago was refused, limit {self.options.max_target_age_s:g} s (parameter "
-                "max_target_age_s). Compare the clocks of both machines: chronyc tracking."
+            raise _StaleTargetError(
+                f"A target stamped {abs(age):.2f} s {'ago' if age > 0.0 else 'ahead'} was refused, limit "
+                f"{self.options.max_target_age_s:g} s (parameter max_target_age_s). Compare the clocks of both "
+                "machines: chronyc tracking."
             )
         pose = ros.pose_of(content.pose)
         if not np.isfinite(pose).all() or abs(np.linalg.norm(pose[3:]) - 1.0) > 1e-3:
@@ -348,16 +355,19 @@ class Robot:
                 INVALID_JOINTS, f"missing: {', '.join(missing)}; the joints are {', '.join(self._joint_names)}"
             )
         order = [list(plan.joint_names).index(name) for name in self._joint_names]
+        points = [np.asarray(point.positions, np.float64) for point in plan.points]
+        for q in points:  # all of them before anything moves
+            if len(q) != len(plan.joint_names):
+                return failed(INVALID_GOAL, f"a point of {len(q)} positions for {len(plan.joint_names)} joints")
+            if not np.isfinite(q).all():
+                return failed(INVALID_GOAL, f"a point that is not finite: {q.tolist()}")
         before = 0.0
         self._moving = True
         try:
-            for point in plan.points:
+            for point, q in zip(plan.points, points, strict=True):
                 if cancelled.is_set():
                     break
                 at = ros.seconds(point.time_from_start)
-                q = np.asarray(point.positions, np.float64)
-                if len(q) != len(plan.joint_names) or not np.isfinite(q).all():
-                    return failed(INVALID_GOAL, f"a point of {len(q)} positions for {len(plan.joint_names)} joints")
                 self._move(q[order], max(at - before, LEAST_MOTION_S))
                 before = at
         except RobotRLError as error:
@@ -373,7 +383,13 @@ class Robot:
             self.arm.move_to_joints(q, duration_s)
 
     def _gripped(self, goal: ros.Message, cancelled: threading.Event) -> tuple[int, ros.Message]:
-        wanted = min(max(float(goal.command.position), 0.0), self.gripper.max_opening)
+        asked = float(goal.command.position)
+        if not np.isfinite(asked):
+            log.warning("A gripper's goal that is no opening was refused: %s.", asked)
+            return ABORTED, ros.message(
+                f"{GRIPPING}_Result", position=self._opening(), stalled=False, reached_goal=False
+            )
+        wanted = min(max(asked, 0.0), self.gripper.max_opening)
         with self._lock:
             self.gripper.command(wanted)
         end = time.monotonic() + GRIPPED_S
