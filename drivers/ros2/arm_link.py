@@ -235,7 +235,7 @@ def explain_silence(node: Node, topic: str, kind: str, requested: Qos) -> str:
     whole = node.resolve(topic)
     senders = node.publishers(topic)
     if not senders:
-        seen = sorted(node.topics())
+        seen = sorted(known for known in node.topics() if node.publishers(known))  # not what is only awaited
         name = whole.rsplit("/", 1)[-1]
         near = [t for t in seen if t.rsplit("/", 1)[-1] == name] or seen[:8]
         what = f"Seen: {', '.join(near)}" if near else "No topic at all is seen: compare ROS_DOMAIN_ID and the network"

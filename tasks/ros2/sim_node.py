@@ -54,9 +54,9 @@ class SimNode:
         facts = {"arm": "ros2", "task": values["task"], "tags": values["tags"], "lockstep": False, "speed": 1.0}
         try:
             self.server = StageServer(plant, self.emulator.inject, facts, values["stage"])
-        except OSError as error:
+        except DeviceConnectionError as error:
             raise DeviceConnectionError(
-                f"{values['stage']}:{PORT} cannot be had ({error.strerror}): another emulator or sim_node runs there. "
+                f"{values['stage']}:{PORT} cannot be had: another emulator or sim_node runs there. "
                 "End it, or give this one an address of its own: -p stage:=127.0.0.2"
             ) from error
 
