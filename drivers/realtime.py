@@ -17,6 +17,7 @@ import select
 import socket
 import subprocess
 import sys
+import threading
 import time
 from typing import Any
 
@@ -42,9 +43,10 @@ __all__ = ["ArmClock", "ArmProcess", "LoopStatistics", "WallClock"]
 Array = NDArray[np.float64]
 
 START_TIMEOUT_S = 60.0  # the interpreter and compiled code of the driver process, on a slow machine
-CONNECT_TIMEOUT_S = 15.0  # the drivers themselves give up after 3 s
+CONNECT_TIMEOUT_S = 30.0  # the drivers themselves give up after 3 s, of an arm in ROS 2 after 15
 REPLY_TIMEOUT_S = 5.0
-RECOVER_TIMEOUT_S = 20.0
+HEAR_S = 0.05  # that one thread listens for all before another may
+RECOVER_TIMEOUT_S = 30.0
 _KINDS: dict[str, type[RobotRLError]] = {
     name: kind
     for name, kind in vars(robot_rl.errors).items()
@@ -119,6 +121,8 @@ class ArmProcess:
         self._mailbox: Mailbox | None = None
         self._number, self._commands = 0, 0
         self._buffer = b""
+        self._sending, self._hearing = threading.Lock(), threading.Lock()  # several threads may ask at once
+        self._replies: dict[int, dict[str, Any]] = {}
         self._connected = False
         self._settings: dict[str, Any] = {}
 
@@ -262,6 +266,7 @@ class ArmProcess:
         if self._mailbox is not None:
             self._mailbox.close()
         self._process, self._connected, self._buffer = None, False, b""
+        self._replies.clear()
 
     def _set(self, name: str, value: dict[str, Any]) -> None:
         self._settings[name] = value
@@ -293,37 +298,43 @@ class ArmProcess:
     def _ask(self, name: str, *, timeout_s: float = REPLY_TIMEOUT_S, **fields: Any) -> Any:
         if self._process is None:
             raise LinkError(f"The arm {self.name!r} is not connected. Call connect() first.")
-        self._number += 1
-        try:
-            self._link.sendall(json.dumps({"number": self._number, "name": name, **fields}).encode() + b"\n")
-        except OSError as error:
-            raise LinkError(self._died()) from error
-        return self._reply(self._number, name, timeout_s)
+        with self._sending:
+            self._number += 1
+            number = self._number
+            try:
+                self._link.sendall(json.dumps({"number": number, "name": name, **fields}).encode() + b"\n")
+            except OSError as error:
+                raise LinkError(self._died()) from error
+        return self._reply(number, name, timeout_s)
 
     def _reply(self, number: int, name: str, timeout_s: float) -> Any:
         deadline = time.monotonic() + timeout_s
         while True:
-            while b"\n" in self._buffer:
-                line, self._buffer = self._buffer.split(b"\n", 1)
-                reply = json.loads(line)
-                if reply["number"] == number:
-                    return _result(reply)
-            left = deadline - time.monotonic()
-            if left <= 0.0 or not select.select([self._link], [], [], left)[0]:
-                raise DeviceTimeoutError(
-                    f"The driver process of {self.name!r} did not answer {name!r} within {timeout_s:g} s. It goes on "
-                    "guarding the arm by itself. Run: robot-rl check-cell.",
-                    timeout_s=timeout_s,
-                )
-            try:
-                received = self._link.recv(65536)
-            except ConnectionResetError:
-                received = b""
-            if not received:
-                if self._process is not None:
-                    self._process.wait()
-                raise LinkError(self._died())
-            self._buffer += received
+            with self._hearing:  # whoever has it hears for all
+                if number in self._replies:
+                    return _result(self._replies.pop(number))
+                left = deadline - time.monotonic()
+                if left <= 0.0:
+                    raise DeviceTimeoutError(
+                        f"The driver process of {self.name!r} did not answer {name!r} within {timeout_s:g} s. It goes "
+                        "on guarding the arm by itself. Run: robot-rl check-cell.",
+                        timeout_s=timeout_s,
+                    )
+                if select.select([self._link], [], [], min(left, HEAR_S))[0]:
+                    self._hear()
+
+    def _hear(self) -> None:
+        try:
+            received = self._link.recv(65536)
+        except ConnectionResetError:
+            received = b""
+        if not received:
+            if self._process is not None:
+                self._process.wait()
+            raise LinkError(self._died())
+        *lines, self._buffer = (self._buffer + received).split(b"\n")
+        for reply in map(json.loads, lines):
+            self._replies[reply["number"]] = reply
 
 
 def _error(record: Any) -> RobotRLError:

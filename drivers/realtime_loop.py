@@ -270,6 +270,9 @@ class Loop:
     def _stop(self, _: dict[str, Any]) -> None:
         self._need_control()
         self.arm.stop()
+        if self.mode == Mode.MOVING and self._waiting is not None:  # whoever waits for the motion is told
+            number, self._waiting = self._waiting[0], None
+            self._answer(number, SafetyError("The motion was stopped; the arm holds its measured pose."))
         self._hold()
 
     def _facts(self, _: dict[str, Any]) -> dict[str, Any]:

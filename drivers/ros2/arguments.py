@@ -5,6 +5,7 @@ use it: parameters (-p, --params-file), remappings (-r), `__node`, `__name` and 
 """
 
 import math
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ import yaml
 
 from robot_rl.errors import ConfigError
 
-__all__ = ["Arguments", "Parameter", "Remapping", "checked", "in_namespace"]
+__all__ = ["Arguments", "Parameter", "Remapping", "checked", "domain_of", "in_namespace"]
 
 _LOGS = ("rosout", "stdout", "external-lib")
 FLAGS = {
@@ -239,3 +240,11 @@ def _value(parameter: Parameter, value: Any) -> Any:
     if parameter.choices and value not in parameter.choices:
         raise ConfigError(f"The parameter {parameter.name} is {value!r}; it is one of {', '.join(parameter.choices)}.")
     return value
+
+
+def domain_of(domain: int | None) -> int:
+    """A node's ROS_DOMAIN_ID: the given one or the environment's. Raises ConfigError where it is none."""
+    text = os.environ.get("ROS_DOMAIN_ID", "").strip() or "0" if domain is None else str(domain)
+    if not text.isdecimal() or not 0 <= int(text) <= 232:
+        raise ConfigError(f"ROS_DOMAIN_ID is {text!r}; it is a number from 0 to 232.")
+    return int(text)

@@ -235,11 +235,14 @@ def explain_silence(node: Node, topic: str, kind: str, requested: Qos) -> str:
     whole = node.resolve(topic)
     senders = node.publishers(topic)
     if not senders:
-        seen = sorted(node.topics())
+        seen = sorted(known for known in node.topics() if node.publishers(known))  # not what is only awaited
         name = whole.rsplit("/", 1)[-1]
         near = [t for t in seen if t.rsplit("/", 1)[-1] == name] or seen[:8]
         what = f"Seen: {', '.join(near)}" if near else "No topic at all is seen: compare ROS_DOMAIN_ID and the network"
-        return f"Nobody publishes there. {what}. Run: ros2 topic list"
+        return (
+            "Nobody publishes there. Is the node that should (arm_node, camera_node, sim_node, a controller) running? "
+            f"{what}. Run: ros2 topic list"
+        )
     problems = [_why_not(kind, requested, one, offering=False) for one in senders]
     if all(problems):
         return f"{senders[0].node} publishes there, but {problems[0]}. See: ros2 topic info --verbose {whole}"

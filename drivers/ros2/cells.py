@@ -31,7 +31,8 @@ def over_ros(cell: str) -> CellFile:
         return file
     cameras = {name: _over_ros(name, camera) for name, camera in file.cameras.items()}
     arm = ArmFile(driver="ros2", home=file.arm.home, max_state_age_s=file.arm.max_state_age_s)
-    gripper = GripperFile(driver="none" if file.gripper.driver == "none" else "ros2")
+    known = {key: value for key, value in file.gripper.options.items() if key == "max_opening"}
+    gripper = GripperFile(driver="none") if file.gripper.driver == "none" else GripperFile(driver="ros2", options=known)
     return file.model_copy(update={"arm": arm, "gripper": gripper, "cameras": cameras})
 
 

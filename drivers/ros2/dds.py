@@ -22,12 +22,12 @@ from cyclonedds.sub import DataReader
 from cyclonedds.topic import Topic
 from cyclonedds.util import duration
 
-from drivers.ros2.arguments import Arguments, Parameter, checked
+from drivers.ros2.arguments import Arguments, Parameter, checked, domain_of
 from drivers.ros2.dds_graph import Graph
 from drivers.ros2.messages import Message, type_hash
 from drivers.ros2.node import DEFAULT, Endpoint, Qos
 from drivers.ros2.wire import ORIGIN_BYTES, wire_class
-from robot_rl.errors import ConfigError, DeviceConnectionError, DeviceTimeoutError, LinkError
+from robot_rl.errors import DeviceConnectionError, DeviceTimeoutError, LinkError
 
 __all__ = ["DdsNode"]
 
@@ -61,10 +61,7 @@ class DdsNode:
 
     def __init__(self, name: str, arguments: Arguments, domain: int | None = None) -> None:
         self.name, self._remapping, self._given = name, arguments.remapping, arguments.parameters
-        number = domain if domain is not None else _environment_domain()
-        if not 0 <= number <= 232:
-            raise ConfigError(f"ROS_DOMAIN_ID is {number}; it lies between 0 and 232.")
-        self._participant = _participant(number)
+        self._participant = _participant(domain_of(domain))
         self._graph = Graph(self._participant, name, self._remapping.namespace)
         self._topics: dict[tuple[str, str], Topic[Any]] = {}
         self._readers: list[tuple[DataReader[Any], ReadCondition, Callable[[Any], None]]] = []
@@ -300,13 +297,6 @@ def _local_only() -> bool:
         os.environ.get("ROS_LOCALHOST_ONLY", "0") == "1"
         or os.environ.get("ROS_AUTOMATIC_DISCOVERY_RANGE", "").upper() == "LOCALHOST"
     )
-
-
-def _environment_domain() -> int:
-    text = os.environ.get("ROS_DOMAIN_ID", "") or "0"
-    if not text.isdecimal():
-        raise ConfigError(f"ROS_DOMAIN_ID is {text!r}; it is a number from 0 to 232.")
-    return int(text)
 
 
 def _qos(qos: Qos, kind: str) -> DdsQos:

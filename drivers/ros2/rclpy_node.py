@@ -18,7 +18,7 @@ from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPo
 from rclpy.serialization import deserialize_message, serialize_message  # pyright: ignore[reportMissingImports]
 from rclpy.signals import SignalHandlerOptions  # pyright: ignore[reportMissingImports]
 
-from drivers.ros2.arguments import Arguments, Parameter, checked
+from drivers.ros2.arguments import Arguments, Parameter, checked, domain_of
 from drivers.ros2.messages import Message, decode, encode
 from drivers.ros2.node import DEFAULT, Endpoint, Qos
 from robot_rl.errors import ConfigError, DeviceTimeoutError
@@ -35,14 +35,22 @@ class RclpyNode:
         name: Of the node.
         arguments: What the program was started with; its names lead where that says.
         domain: ROS_DOMAIN_ID in place of the environment's.
+
+    Raises:
+        ConfigError: A domain out of range, or a name that is none.
     """
 
     def __init__(self, name: str, arguments: Arguments, domain: int | None = None) -> None:
+        number = domain_of(domain)
         self._context = rclpy.Context()
-        rclpy.init(context=self._context, domain_id=domain, signal_handler_options=SignalHandlerOptions.NO)
-        self._node = rclpy.create_node(
-            name, context=self._context, cli_args=_command_line(arguments), use_global_arguments=False
-        )
+        try:
+            rclpy.init(context=self._context, domain_id=number, signal_handler_options=SignalHandlerOptions.NO)
+            self._node = rclpy.create_node(
+                name, context=self._context, cli_args=_command_line(arguments), use_global_arguments=False
+            )
+        except RuntimeError as error:  # a namespace that is none, for example
+            self._context.try_shutdown()
+            raise ConfigError(f"ROS 2 takes no node as {name} was started: {str(error).split(', at /')[0]}") from error
         self.name = self._node.get_name()
         self._one, self._many = MutuallyExclusiveCallbackGroup(), ReentrantCallbackGroup()
         self._clients: dict[str, Any] = {}
@@ -59,7 +67,9 @@ class RclpyNode:
         """Declare parameters, with their ranges; their values. Raises ConfigError where one is wrong."""
         given: dict[str, Any] = {}
         for one in parameters:
-            descriptor = ParameterDescriptor(description=one.description, additional_constraints=", ".join(one.choices))
+            descriptor = ParameterDescriptor(
+                description=one.description, additional_constraints=", ".join(one.choices), read_only=True
+            )  # read once, here
             if one.low is not None and one.high is not None and isinstance(one.default, float):
                 descriptor.floating_point_range = [
                     FloatingPointRange(from_value=float(one.low), to_value=float(one.high))

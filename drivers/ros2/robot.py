@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from drivers.impedance import ImpedanceGains
 from drivers.interfaces import Arm, ArmState, Clock, Gripper
 from drivers.ros2 import messages as ros
-from drivers.ros2.actions import ABORTED, SUCCEEDED, ActionServer
+from drivers.ros2.actions import ABORTED, CANCELED, SUCCEEDED, ActionServer
 from drivers.ros2.arm_link import JOINTS, POSE, TWIST, WRENCH
 from drivers.ros2.node import DEFAULT, NEWEST, SENSOR_DATA, Node
 from robot_rl.errors import ConfigError, RobotRLError, SafetyError
@@ -41,7 +41,12 @@ OK, WARN, ERROR = 0, 1, 2
 INVALID_JOINTS, INVALID_GOAL = -2, -1
 LEAST_MOTION_S = 0.1
 LEAVE_S = 10.0
+LOOK_S = 0.05  # between looks whether a motion was given up
 GRIPPED_S, GRIPPED = 3.0, 0.004  # a gripper has arrived, or stalled, by then; [m]
+
+
+class _StaleTargetError(SafetyError):
+    """A target's stamp is not from now."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +85,8 @@ class Robot:
         gripper: Its gripper.
         clock: The cell's; on the twin, waiting is what moves it.
         options: How it presents itself.
-        lock: Held around every touch of the arm, where others touch it too.
+        lock: Held around every touch of the arm, where others touch it too: a simulation's. Without, motions run while
+            the state is told and the arm can be stopped (see `ArmProcess`, which several threads may ask).
         objects: Poses of named objects in `base`, shape (7,), for tf; where a simulation knows them.
     """
 
@@ -91,12 +97,14 @@ class Robot:
         self.node, self.arm, self.gripper, self.clock = node, arm, gripper, clock
         self.options = options or RobotOptions()
         self._lock: AbstractContextManager[Any] = threading.RLock() if lock is None else lock
+        self._alone = lock is not None
         self._objects = objects or dict[str, Array]
         self._joint_names = list(self.options.joint_names)
         self._controllers = {CARTESIAN: "active", JOINT: "inactive"}
         self._target: tuple[float, Array] | None = None  # when it came; taken by the next tick
         self._heard_s = -np.inf
         self._holding, self._moving, self._refused, self._trouble = True, False, 0, ""
+        self._stale = False  # the newest trouble is a stamp's
         self._rivals, self._leaving, self._left_s = 0, False, 0.0
         self._due: dict[str, float] = {}  # when each was done last, of what is done at a rate of its own
         self._say: dict[str, Any] = {
@@ -124,6 +132,7 @@ class Robot:
 
         Its state is told on until nobody sends targets any more, 10 s at most: who commanded it can end in order.
         """
+        log.info("Ready: %s is told, %s is obeyed.", *map(self.node.resolve, ("current_pose", "target_pose")))
         next_s = self.clock.now()
         while not ended.is_set() or self._is_commanded():
             if ended.is_set() and not self._leaving:
@@ -168,9 +177,10 @@ class Robot:
             self._target = (time.monotonic(), self._admit(content))
         except SafetyError as error:
             self._refused += 1
-            if self._trouble != str(error):
-                log.warning("%s", error)
-            self._trouble = str(error)
+            stale = isinstance(error, _StaleTargetError)
+            if self._trouble != str(error) and not (self._trouble and self._stale and stale):
+                log.warning("%s", error)  # an age differs each time: it is said once
+            self._trouble, self._stale = str(error), stale
 
     def _admit(self, content: ros.Message) -> Array:
         """The pose of a target message. Raises SafetyError when it is not to be obeyed."""
@@ -182,9 +192,10 @@ class Robot:
             )
         age = self.node.now() - stamp
         if stamp and abs(age) > self.options.max_target_age_s:
-            raise SafetyError(
-                f"A target stamped {age:.2f} s ago was refused, limit {self.options.max_target_age_s:g} s (parameter "
-                "max_target_age_s). Compare the clocks of both machines: chronyc tracking."
+            raise _StaleTargetError(
+                f"A target stamped {abs(age):.2f} s {'ago' if age > 0.0 else 'ahead'} was refused, limit "
+                f"{self.options.max_target_age_s:g} s (parameter max_target_age_s). Compare the clocks of both "
+                "machines: chronyc tracking."
             )
         pose = ros.pose_of(content.pose)
         if not np.isfinite(pose).all() or abs(np.linalg.norm(pose[3:]) - 1.0) > 1e-3:
@@ -348,32 +359,58 @@ class Robot:
                 INVALID_JOINTS, f"missing: {', '.join(missing)}; the joints are {', '.join(self._joint_names)}"
             )
         order = [list(plan.joint_names).index(name) for name in self._joint_names]
+        points = [np.asarray(point.positions, np.float64) for point in plan.points]
+        for q in points:  # all of them before anything moves
+            if len(q) != len(plan.joint_names):
+                return failed(INVALID_GOAL, f"a point of {len(q)} positions for {len(plan.joint_names)} joints")
+            if not np.isfinite(q).all():
+                return failed(INVALID_GOAL, f"a point that is not finite: {q.tolist()}")
         before = 0.0
         self._moving = True
         try:
-            for point in plan.points:
+            for point, q in zip(plan.points, points, strict=True):
                 if cancelled.is_set():
                     break
                 at = ros.seconds(point.time_from_start)
-                q = np.asarray(point.positions, np.float64)
-                if len(q) != len(plan.joint_names) or not np.isfinite(q).all():
-                    return failed(INVALID_GOAL, f"a point of {len(q)} positions for {len(plan.joint_names)} joints")
-                self._move(q[order], max(at - before, LEAST_MOTION_S))
+                self._move(q[order], max(at - before, LEAST_MOTION_S), cancelled)
                 before = at
         except RobotRLError as error:
-            return failed(INVALID_GOAL, str(error))
+            if not cancelled.is_set():
+                return failed(INVALID_GOAL, str(error))
         finally:
             with self._lock, contextlib.suppress(RobotRLError):
                 self.arm.stop()
             self._moving, self._holding, self._target = False, True, None
-        return SUCCEEDED, ros.message(f"{TRAJECTORY}_Result")
+        return CANCELED if cancelled.is_set() else SUCCEEDED, ros.message(f"{TRAJECTORY}_Result")
 
-    def _move(self, q: Array, duration_s: float) -> None:
-        with self._lock:
+    def _move(self, q: Array, duration_s: float, cancelled: threading.Event) -> None:
+        if self._alone:
+            with self._lock:
+                self.arm.move_to_joints(q, duration_s)
+            return
+        arrived = threading.Event()
+
+        def watch() -> None:
+            while not arrived.wait(LOOK_S):
+                if cancelled.is_set():
+                    with contextlib.suppress(RobotRLError):
+                        self.arm.stop()
+                    return
+
+        threading.Thread(target=watch, name="joint motion", daemon=True).start()
+        try:
             self.arm.move_to_joints(q, duration_s)
+        finally:
+            arrived.set()
 
     def _gripped(self, goal: ros.Message, cancelled: threading.Event) -> tuple[int, ros.Message]:
-        wanted = min(max(float(goal.command.position), 0.0), self.gripper.max_opening)
+        asked = float(goal.command.position)
+        if not np.isfinite(asked):
+            log.warning("A gripper's goal that is no opening was refused: %s.", asked)
+            return ABORTED, ros.message(
+                f"{GRIPPING}_Result", position=self._opening(), stalled=False, reached_goal=False
+            )
+        wanted = min(max(asked, 0.0), self.gripper.max_opening)
         with self._lock:
             self.gripper.command(wanted)
         end = time.monotonic() + GRIPPED_S

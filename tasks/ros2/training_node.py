@@ -7,6 +7,7 @@ every step, ~/metrics as JSON, and how it is in /diagnostics.
 """
 
 import json
+import logging
 import threading
 import time
 from pathlib import Path
@@ -40,7 +41,8 @@ PARAMETERS = (
 )
 TRIGGER, STRING = "std_srvs/srv/Trigger", "std_msgs/msg/String"
 WORDS = {"pause": "pause", "success": "success", "failure": "failure"}
-LOOK_S, DIAGNOSE_S = 0.2, 1.0
+LOOK_S, DIAGNOSE_S, LOG_S = 0.2, 1.0, 10.0
+log = logging.getLogger("robot_rl.ros2")
 LOCAL = "127.0.0.1"  # where sim_node's stage is, unless it is told otherwise
 OK, WARN, ERROR = 0, 1, 2
 
@@ -61,7 +63,7 @@ class TrainingNode:
         self._node, self._values, self._session = node, values, session
         self._reader: RunReader | None = None
         self._newest: dict[str, Any] = {}
-        self._done, self._failure, self._diagnosed = False, "", 0.0
+        self._done, self._failure, self._diagnosed, self._logged = False, "", 0.0, 0.0
         self.life = Lifecycle(node, self)
         told = {"reward": "Float64", "intervention": "Bool", "policy_version": "Int64", "metrics": "String"}
         self._kinds = {name: f"std_msgs/msg/{kind}" for name, kind in told.items()}
@@ -101,11 +103,13 @@ class TrainingNode:
         assert self._session is not None  # configured before
         self._done, self._failure = False, ""
         self._session.start()
+        log.info("Training in %s; what its processes say: %s", self._session.options.run, self._session.log)
 
     def deactivate(self) -> None:
         """Stop; the arm holds, the run is saved."""
         if self._session is not None:
             self._session.stop()
+            log.info("Training has stopped; what was learnt is saved in %s", self._session.options.run)
 
     def cleanup(self) -> None:
         """Forget the session."""
@@ -140,6 +144,9 @@ class TrainingNode:
             for reward, human, version in news.steps:
                 for name, value in (("reward", reward), ("intervention", human), ("policy_version", version)):
                     self._publish(name, value)
+            if news.metrics and time.monotonic() - self._logged > LOG_S:
+                self._logged = time.monotonic()
+                log.info("step %d, %d updates", *(news.metrics[-1].get(name) or 0 for name in ("step", "update")))
             for row in news.metrics:
                 self._newest |= {k: v for k, v in row.items() if v is not None}
                 self._publish("metrics", json.dumps(row))

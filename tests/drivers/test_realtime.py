@@ -8,14 +8,19 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from drivers.cell import NoGripper
 from drivers.mailbox import Mailbox, Mode
-from drivers.realtime import ArmProcess
+from drivers.realtime import ArmProcess, WallClock
+from drivers.ros2 import messages as ros
+from drivers.ros2.actions import ActionClient
+from drivers.ros2.robot import TRAJECTORY, Robot
 from drivers.safety import SafetyLimits
 from robot_rl.errors import (
     ConfigError,
@@ -26,6 +31,7 @@ from robot_rl.errors import (
     SafetyError,
     StaleStateError,
 )
+from tests.drivers.ros2.inprocess import Bus
 
 pytestmark = pytest.mark.realtime
 
@@ -125,6 +131,56 @@ def test_a_nonsensical_target_is_refused_and_the_arm_holds(robot, arm, spoil, sa
     assert hand_is_still(robot)
     arm.stop()
     arm.state()  # forgiven
+
+
+def test_a_motion_is_stopped_by_another_thread(arm):
+    """And readings come meanwhile: the ROS node of an arm tells its state while a trajectory is carried out."""
+    start, said = arm.state().q, []
+    goal = start + np.array([0.4, 0, 0, 0, 0, 0, 0])
+
+    def move():
+        try:
+            arm.move_to_joints(goal, 4.0)
+        except SafetyError as error:
+            said.append(str(error))
+
+    moving = threading.Thread(target=move)
+    moving.start()
+    stamps = set()
+    for _ in range(20):
+        time.sleep(0.05)
+        stamps.add(arm.state().time_s)
+    assert len(stamps) > 5
+    arm.stop()
+    moving.join(5.0)
+    assert said == ["The motion was stopped; the arm holds its measured pose."]
+    assert 0.001 < arm.state().q[0] - start[0] < 0.35
+
+
+def test_as_a_ros_robot_it_tells_its_state_during_a_trajectory_that_is_then_given_up(arm):
+    bus = Bus()
+    node, user = bus.node("arm"), bus.node("user")
+    robot = Robot(node, arm, NoGripper(), WallClock())
+    client = ActionClient(user, "joint_trajectory_controller/follow_joint_trajectory", TRAJECTORY)
+    ended = threading.Event()
+    running = threading.Thread(target=robot.run, args=(ended,))
+    running.start()
+    try:
+        q = arm.state().q + np.array([0.0, 0, 0, 0, 0, 0, 0.4])
+        point = ros.message("trajectory_msgs/msg/JointTrajectoryPoint", positions=q, time_from_start=ros.duration(4.0))
+        names = [f"joint{i}" for i in range(1, 8)]
+        plan = ros.message("trajectory_msgs/msg/JointTrajectory", joint_names=names, points=[point])
+        goal = client.send(ros.message(f"{TRAJECTORY}_Goal", trajectory=plan), 1.0)
+        before = len(bus.heard["/current_pose"])
+        time.sleep(1.0)
+        assert len(bus.heard["/current_pose"]) > before + 20
+        client.cancel(goal)
+        with pytest.raises(DeviceFaultError, match="was canceled"):
+            client.result(goal, 5.0)
+        assert abs(arm.state().q[6] - q[6]) > 0.05
+    finally:
+        ended.set()
+        running.join(15.0)
 
 
 def test_a_silent_actor_lets_the_arm_hold_and_then_stop(robot, arm):

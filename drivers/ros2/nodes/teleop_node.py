@@ -35,6 +35,7 @@ PARAMETERS = (
     Parameter("gripper_opening", 0.08, "drive: of the open gripper [m]", 0.0, 0.2),
 )
 LEASH = (0.02, 0.1)  # a target is never further ahead of the measured pose [m, rad], so that letting go stops the arm
+STALE_S = 0.25  # nobody is driven on from a pose older than this
 LONGEST_S = 0.1  # a step is of no longer time than this
 LETTING_GO_S = 0.5  # targets go on for so long after the last touch
 
@@ -101,6 +102,7 @@ class TeleopNode:
         self._twist = node.publisher("teleop/twist", STAMPED, SENSOR_DATA)
         self._joy = node.publisher("teleop/joy", JOY, NEWEST)
         self._measured: Array | None = None
+        self._measured_s = -np.inf
         self._target: Publisher | None = None
         if values["drive"]:
             self._driving = Driving(values["frame"], (values["linear_speed"], values["angular_speed"]))
@@ -129,7 +131,8 @@ class TeleopNode:
         for index, name in JOY_BUTTONS.items():
             down[index] = name in reading.pressed or (name == "engage" and reading.engaged)
         self._joy.publish(ros.message(JOY, header=header, axes=reading.deflection.astype(np.float32), buttons=down))
-        if self._target is not None and self._measured is not None:
+        fresh = time.monotonic() - self._measured_s < STALE_S
+        if self._target is not None and self._measured is not None and fresh:
             self._drive(self._target, self._measured, reading, now)
 
     def _drive(self, publisher: Publisher, measured: Array, reading: TeleopReading, now: float) -> None:
@@ -143,7 +146,7 @@ class TeleopNode:
             self._gripper.publish(ros.message("std_msgs/msg/Float64MultiArray", data=np.array([wanted])))
 
     def _take_pose(self, content: Any) -> None:
-        self._measured = ros.pose_of(content.pose)
+        self._measured, self._measured_s = ros.pose_of(content.pose), time.monotonic()
 
 
 def main() -> int:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from drivers.ros2.arguments import Arguments, Parameter, Remapping, checked, in_namespace
+from drivers.ros2.arguments import Arguments, Parameter, Remapping, checked, domain_of, in_namespace
 from drivers.ros2.opening import open_node
 from robot_rl.errors import ConfigError
 
@@ -250,3 +250,17 @@ def test_a_wrong_parameter_is_said(name, value, said):
 def test_a_node_has_a_name_that_ros_takes(name):
     with pytest.raises(ConfigError, match="letters, digits and _"):
         open_node("arm", Arguments(name=name))
+
+
+@pytest.mark.parametrize("text", ["abc", "-1", "233", "1.5"])
+def test_a_domain_that_is_none_is_said(text, monkeypatch):
+    monkeypatch.setenv("ROS_DOMAIN_ID", text)
+    with pytest.raises(ConfigError, match=f"ROS_DOMAIN_ID is '{text}'; it is a number from 0 to 232"):
+        domain_of(None)
+
+
+def test_a_domain_is_the_environments_or_the_given_one(monkeypatch):
+    monkeypatch.setenv("ROS_DOMAIN_ID", "7")
+    assert (domain_of(None), domain_of(9)) == (7, 9)
+    monkeypatch.delenv("ROS_DOMAIN_ID")
+    assert domain_of(None) == 0

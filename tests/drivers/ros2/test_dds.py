@@ -159,7 +159,7 @@ def test_who_serves_whom(offered, requested, why):
         ("a-b", {}, "1", "cannot be called 'a-b'"),
         ("1st", {}, "1", "cannot be called '1st'"),
         ("one", {"transport": "zenoh"}, "1", "'zenoh': rclpy or dds"),
-        ("one", {"transport": "dds"}, "300", "between 0 and 232"),
+        ("one", {"transport": "dds"}, "300", "from 0 to 232"),
         ("one", {"transport": "dds"}, "two", "ROS_DOMAIN_ID is 'two'"),
     ],
 )

@@ -93,6 +93,7 @@ def test_it_says_where_it_is(scene):
     [
         ({"frame": "world"}, "in the frame 'world' was refused: this arm's base is 'base'"),
         ({"stamp": 990.0}, "stamped 10.0"),
+        ({"stamp": 1990.0}, "s ahead was refused"),
         ({"pose": np.full(7, np.nan)}, "is no pose"),
         ({"pose": np.array([0.5, 0, 0.3, 0, 0, 0, 0.5])}, "is no pose"),
     ],
@@ -104,6 +105,13 @@ def test_what_is_no_target_is_refused_and_said(scene, change, why, caplog):
     np.testing.assert_allclose(scene.pose, start, atol=1e-3)
     assert why in scene.diagnosis().message
     assert why in caplog.text
+
+
+def test_a_clock_that_differs_is_said_once(scene, caplog):
+    for stamp in (990.0, 989.0, 988.0):
+        scene.send(above(scene.pose, 0.1), stamp=stamp)
+        scene.run(0.05)
+    assert len([record for record in caplog.records if "stamped" in record.message]) == 1
 
 
 def test_a_stamp_of_zero_is_no_stamp(scene):
@@ -261,6 +269,14 @@ def test_a_joint_trajectory_with_too_few_positions_is_refused(scene):
     assert "1 positions for 7 joints" in result.error_string
 
 
+def test_a_joint_trajectory_with_a_mistake_at_its_end_moves_nothing(scene):
+    start = scene.plant.twin.q.copy()
+    status, result = follow(scene, JOINT_NAMES["fr3"], (start + 0.1, 1.0), (np.full(7, np.nan), 2.0))
+    assert (status, result.error_code) == (ABORTED, -1)
+    assert "not finite" in result.error_string
+    np.testing.assert_array_equal(scene.plant.twin.q, start)
+
+
 def test_nothing_moves_joints_while_no_controller_is_active(scene):
     scene.ask("controller_manager/switch_controller", SWITCH, deactivate_controllers=[CARTESIAN])
     status, result = follow(scene, JOINT_NAMES["fr3"], (scene.plant.twin.q, 1.0))
@@ -294,6 +310,15 @@ def test_the_gripper_by_action_says_whether_it_arrived(scene):
     away = ros.message("control_msgs/msg/GripperCommand", position=0.08)
     _, result = scene.robot._gripped(ros.message(f"{kind}_Goal", command=away), given_up)
     assert (result.reached_goal, result.stalled) == (False, True)
+
+
+def test_a_goal_of_the_gripper_that_is_no_number_is_refused(scene, monkeypatch, caplog):
+    monkeypatch.setattr(scene.robot.gripper, "command", lambda opening: pytest.fail(f"told {opening}"))
+    wanted = ros.message("control_msgs/msg/GripperCommand", position=np.nan)
+    goal = ros.message("control_msgs/action/GripperCommand_Goal", command=wanted)
+    status, result = scene.robot._gripped(goal, threading.Event())
+    assert (status, result.reached_goal) == (ABORTED, False)
+    assert "no opening was refused: nan" in caplog.text
 
 
 # Ending

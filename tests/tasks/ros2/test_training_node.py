@@ -27,6 +27,7 @@ class FakeSession:
 
     def __init__(self, run):
         self.options = SessionOptions(task="reach", cell="ros:twin", run=run)
+        self.log = run.with_suffix(".log")
         self.running, self.starts, self.stops, self.trouble, self.over = False, 0, 0, None, False
 
     def start(self):
