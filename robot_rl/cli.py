@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         table = commands()
         if not arguments or arguments[0] in ("-h", "--help"):
-            print(_overview(table))
+            print(_overview(table), flush=True)  # a reader that went away is noticed here, not at the interpreter's end
             return 0
         if arguments[0] not in table:
             raise ConfigError(f"Unknown command {arguments[0]!r}. Known: {', '.join(table)}. See: robot-rl --help")
@@ -47,6 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
         result = tyro.cli(
             table[name](), args=arguments[1:], prog=f"robot-rl {name}", config=(tyro.conf.OmitSubcommandPrefixes,)
         )
+        sys.stdout.flush()
         return int(result or 0)
     except RobotRLError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)

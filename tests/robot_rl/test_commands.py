@@ -1,6 +1,7 @@
 """The command line: bad input is one message, exit code 2, nothing overwritten."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -221,8 +222,9 @@ def test_an_interrupt_outside_training_is_no_traceback(capsys, monkeypatch):
 
 def test_a_reader_that_goes_away_is_no_error():
     """As in `robot-rl --help | head -c 5`."""
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     process = subprocess.Popen(
-        [sys.executable, "-m", "robot_rl.cli", "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-m", "robot_rl.cli", "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=buffered
     )
     process.stdout.close()
     assert process.stderr.read() == b""
