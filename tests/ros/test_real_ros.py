@@ -157,7 +157,8 @@ def test_stop_is_a_service_of_the_node(sim):
 
 def test_parameters_are_described_with_their_ranges(sim):
     said = ros2("param", "describe", "/sim_node", "rate_hz")
-    assert re.search(r"Type: double\s+Description: \S.*\s+Constraints:\s+Min value: 1.0\s+Max value: 1000.0", said)
+    known = r"Type: double\s+Description: \S.*\s+Constraints:\s+Read only: true\s+Min value: 1.0\s+Max value: 1000.0"
+    assert re.search(known, said)
     assert "fr3, ur5e" in ros2("param", "describe", "/sim_node", "model")
     assert ros2("param", "get", "/sim_node", "task").strip() == "String value is: reach"
 
