@@ -28,7 +28,7 @@ POSE, TF, IMAGE, COMPRESSED = (
     "geometry_msgs/msg/PoseStamped", "tf2_msgs/msg/TFMessage", "sensor_msgs/msg/Image",
     "sensor_msgs/msg/CompressedImage",
 )  # fmt: skip
-DOMAIN = "117"
+DOMAIN = "17"
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ STRING, TRIGGER = "std_msgs/msg/String", "std_srvs/srv/Trigger"
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch):
-    for name, value in apart(126).items():
+    for name, value in apart(26).items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("ROS_LOCALHOST_ONLY", raising=False)
 

@@ -32,7 +32,7 @@ SWITCHING = {"controller": CARTESIAN, "trajectory_controller": JOINT, "gains": "
 
 @pytest.fixture(scope="module")
 def robot():
-    with emulated("reach", 121, HOST) as process:
+    with emulated("reach", 21, HOST) as process:
         yield process
 
 
