@@ -24,7 +24,14 @@ from drivers.ros2.node import NEWEST, Node, Publisher
 from drivers.ros2.opening import open_node
 from drivers.safety_limits import SafetyLimits
 from drivers.ur import UR5E_LIMITS
-from robot_rl.errors import ConfigError, DeviceConnectionError, DeviceFaultError, RobotRLError, SafetyError
+from robot_rl.errors import (
+    ConfigError,
+    DeviceConnectionError,
+    DeviceError,
+    DeviceFaultError,
+    RobotRLError,
+    SafetyError,
+)
 from robot_rl.geometry import quat_conjugate, quat_from_rotvec, quat_multiply, rotvec_from_quat
 
 __all__ = ["Ros2Arm"]
@@ -97,6 +104,8 @@ class Ros2Arm:
         self._motion: PoseMotion | None = None
         self._motion_began = 0.0
         self._joints: Future[None] | None = None
+        self._goal: tuple[ActionClient, bytes] | None = None  # of the joint motion, while it is under way
+        self._faulted = False  # from a fault on until recovery it only reads
         self._box: tuple[Array, Array] | None = None
         self._speed = FASTEST
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="joint motion")
@@ -128,6 +137,7 @@ class Ros2Arm:
             self._await_listener()
             self._measure_period()
             self._hold()
+            self._faulted = False
         except RobotRLError:
             self.close()
             raise
@@ -137,14 +147,13 @@ class Ros2Arm:
         node = self._node
         if node is None:
             return
-        if self._publisher is not None and self._reading is not None and self._joints is None:
-            self._send(self._reading.tcp_pose)
+        self._give_up()
         self._node = self._link = self._publisher = self._reading = None
         node.close()
 
     def recover(self) -> None:
         """Have a fault of the arm cleared, look at everything again, and hold the measured pose."""
-        self._motion = self._joints = None
+        self._give_up()
         if self._node is None:
             self.connect()
             return
@@ -156,6 +165,7 @@ class Ros2Arm:
         self._activate()
         self._await_listener()
         self._hold()
+        self._faulted = False
 
     # Commands
 
@@ -231,11 +241,21 @@ class Ros2Arm:
         self._motion_began = time.monotonic()
 
     def stop(self) -> None:
-        """Hold the measured pose."""
+        """Hold the measured pose; a joint motion is given up."""
+        self._give_up()
         self._hold()
 
     def tick(self) -> None:
-        """Wait for the next pose, and send a target where one is due."""
+        """Wait for the next pose, and send a target where one is due. At a fault the arm is told to hold, once."""
+        try:
+            self._cycle()
+        except DeviceError:
+            if not self._faulted:
+                self._faulted = True
+                self._give_up()
+            raise
+
+    def _cycle(self) -> None:
         link = self._linked
         self._heard = link.await_pose(self._heard, self._timeout_s)
         begun = time.perf_counter()
@@ -247,7 +267,8 @@ class Ros2Arm:
             self._settle_joints(self._joints)
         elif self._motion is not None:
             self._lead(self._motion)
-        if self._joints is None and time.monotonic() - self._sent_at >= self._command_s:
+        resting = self._faulted or self._joints is not None
+        if not resting and time.monotonic() - self._sent_at >= self._command_s:
             self._send(self._towards(self._target))
         self.law_s = time.perf_counter() - begun
 
@@ -285,6 +306,16 @@ class Ros2Arm:
         self._reading = self._linked.state()
         self._target[:] = self._sent[:] = self._reading.tcp_pose
         self._send(self._target)
+
+    def _give_up(self) -> None:
+        """End what is under way: the joint motion is cancelled, and the last measured pose is the target."""
+        goal, joints, self._goal, self._motion, self._joints = self._goal, self._joints, None, None, None
+        if goal is not None:
+            client, goal_id = goal
+            client.cancel(goal_id)
+        if joints is None and self._reading is not None:
+            self._target[:] = self._reading.tcp_pose
+            self._send(self._target)
 
     def _send(self, pose: Array) -> None:
         if self._publisher is not None and self._node is not None:
@@ -337,8 +368,10 @@ class Ros2Arm:
             self._switch(self._trajectory_controller, self._controller)
         try:
             goal = client.send(ros.message(f"{kind}_Goal", trajectory=plan), SERVICE_S)
+            self._goal = (client, goal)
             client.result(goal, 3.0 * duration_s + 10.0)
         finally:
+            self._goal = None
             if self._trajectory_controller:
                 self._switch(self._controller, self._trajectory_controller)
 

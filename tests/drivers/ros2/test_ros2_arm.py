@@ -1,6 +1,7 @@
 """`Ros2Arm` and a twin that lives in another process, over real DDS on loopback: motions, and everything that fails."""
 
 import signal
+import threading
 import time
 
 import numpy as np
@@ -8,10 +9,12 @@ import pytest
 
 from drivers.emulators.stage import Stage
 from drivers.impedance import ImpedanceGains
+from drivers.ros2 import messages as ros
+from drivers.ros2.actions import CANCELED, ActionServer
 from drivers.ros2.arm_link import POSE
 from drivers.ros2.node import LATCHED
 from drivers.ros2.opening import open_node
-from drivers.ros2.robot import CARTESIAN, JOINT
+from drivers.ros2.robot import CARTESIAN, JOINT, TRAJECTORY
 from drivers.ros2_arm import Ros2Arm
 from drivers.safety_limits import SafetyLimits
 from robot_rl.errors import (
@@ -147,6 +150,54 @@ def test_silence_ends_in_one_message_and_is_recovered_from(arm, stage):
     time.sleep(1.0)
     arm.recover()
     spin(arm, lambda: True)
+
+
+def test_after_a_fault_it_holds_and_sends_nothing_more_until_recovered(arm, monkeypatch):
+    """The arm must not go on to the target it was on its way to, whatever becomes of the topics."""
+    sent = []
+    publish = arm._publisher.publish
+    monkeypatch.setattr(
+        arm._publisher, "publish", lambda content: sent.append(ros.pose_of(content.pose)) or publish(content)
+    )
+    arm.command(lifted(arm, 0.05))
+    spin(arm, lambda: len(sent) > 5)
+    with monkeypatch.context() as once:
+        once.setattr(arm._link, "check_target", lambda: (_ for _ in ()).throw(DeviceFaultError("two masters")))
+        fails(arm, DeviceFaultError)
+    measured, told = arm.state().tcp_pose, len(sent)
+    np.testing.assert_allclose(sent[-1][:3], measured[:3], atol=2e-3)
+    for _ in range(100):
+        arm.tick()
+    assert len(sent) == told
+    arm.recover()
+    spin(arm, lambda: len(sent) > told + 1)
+
+
+@pytest.mark.parametrize("end", ["stop", "close", "recover"])
+def test_what_ends_a_joint_motion_cancels_it(stage, end):
+    """The trajectory is carried out elsewhere: that nobody waits for it any more does not stop the arm."""
+    started, given_up = threading.Event(), threading.Event()
+
+    def execute(_, cancelled):
+        started.set()
+        if cancelled.wait(10.0):
+            given_up.set()
+        return CANCELED, ros.message(f"{TRAJECTORY}_Result")
+
+    node = open_node("slow")
+    ActionServer(node, "slow/follow", TRAJECTORY, execute)
+    arm = Ros2Arm(trajectory="slow/follow")
+    try:
+        arm.connect()
+        arm.move_to_joints(np.zeros(7), 5.0)
+        assert started.wait(5.0)
+        spin(arm, lambda: arm._goal is not None)
+        getattr(arm, end)()
+        assert given_up.wait(5.0)
+        assert not arm.moving
+    finally:
+        arm.close()
+        node.close()
 
 
 def test_another_frame_is_refused(arm, stage):
