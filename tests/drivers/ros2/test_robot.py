@@ -324,9 +324,10 @@ def test_a_goal_of_the_gripper_that_is_no_number_is_refused(scene, monkeypatch, 
 # Ending
 
 
-def test_asked_to_end_it_holds_at_once_and_stays_until_nobody_commands(scene):
-    ended, ticks = threading.Event(), []
+def test_asked_to_end_it_holds_at_once_and_stays_until_nobody_commands(scene, monkeypatch):
+    ended, ticks, obeyed = threading.Event(), [], []
     start = scene.pose
+    monkeypatch.setattr(scene.robot.arm, "command", obeyed.append)
     ended.set()
     plain = scene.robot.tick
 
@@ -341,6 +342,7 @@ def test_asked_to_end_it_holds_at_once_and_stays_until_nobody_commands(scene):
     scene.robot.tick = tick
     scene.robot.run(ended)
     assert len(ticks) == 5
+    assert obeyed == []
     np.testing.assert_allclose(scene.plant.twin.target, start, atol=1e-3)
 
 
