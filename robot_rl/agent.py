@@ -19,10 +19,12 @@ from robot_rl import losses
 from robot_rl.agent_config import AgentConfig
 from robot_rl.agent_state import copy_into, to_cpu
 from robot_rl.batch import Batch
+from robot_rl.draws import Draw, Draws, draw
 from robot_rl.encoders import Encoder
 from robot_rl.gripper_critic import GripperCritic
 from robot_rl.networks import Actor, Critics, TanhGaussian, softplus_inverse
 from robot_rl.optimiser import Adam
+from robot_rl.recorded import Record, RecordedUpdate, record_cuda_graph
 from robot_rl.scaling import ObservationScale
 
 __all__ = ["AgentConfig", "Batch", "SACAgent"]
@@ -80,6 +82,9 @@ class SACAgent:
         self._encoder_adams = {
             name: [Adam(p, *rate) for p in self._trained(name)] for name in ("actor", "critics") if self.encoders
         }
+        self._recorded: RecordedUpdate | None = None
+        if config.cuda_graphs and torch.device(device).type == "cuda":
+            self.record(record_cuda_graph)
         self.updates = 0
         # Draws of the learner and of exploration are two streams, so that acting more does not change what is learnt.
         self._learning = torch.Generator().manual_seed(seed + 1)
@@ -133,7 +138,11 @@ class SACAgent:
             seen = {name: value.to(self.device) for name, value in (images or {}).items()}
             latent = self.encode(rows, seen)
             policy = self.actor(latent)
-            action = policy.mode() if deterministic else policy.action(self._noise(1, self._exploration))
+            action = (
+                policy.mode()
+                if deterministic
+                else policy.action(draw(self._exploration, (1, self.moved_dim), None, self.device).noise)
+            )
             if self.gripper is not None:
                 action = torch.cat((action, self.gripper.choose(latent)), -1)
             return action[0].cpu().numpy()
@@ -153,6 +162,29 @@ class SACAgent:
             Scalars as tensors; reading one (``float(metrics["critic_loss"])``) waits for the device.
         """
         self.updates += 1
+        due = self.updates % self.config.policy_delay == 0 if update_actor is None else update_actor
+        draws = self.draw(len(batch.reward), due)
+        if self._recorded is not None:
+            return self._recorded.update(batch, draws)
+        return self.learn(batch, draws)
+
+    def draw(self, rows: int, actor: bool) -> Draws:
+        """All that an update of so many rows draws, with an actor step or without."""
+        cfg, noise, subset = self.config, (rows, self.moved_dim), (self.config.critics_in_target, self.config.critics)
+        target = draw(self._learning, noise, subset, self.device)
+        if not actor:
+            return Draws(target, None)
+        return Draws(target, draw(self._learning, noise, None if cfg.actor_value == "mean" else subset, self.device))
+
+    def record(self, record: Record) -> None:
+        """From now on record updates and replay them (see `robot_rl.recorded`). What encoders draw must be nothing."""
+        adams: dict[bool, list[Adam]] = {False: [], True: []}
+        for name, adam in self._adams().items():
+            adams[name.startswith(("actor", "temperature", "encoder.actor"))].append(adam)
+        self._recorded = RecordedUpdate(self.learn, adams, record)
+
+    def learn(self, batch: Batch, draws: Draws) -> Metrics:
+        """The tensor work of `update`: nothing is drawn on the CPU but what an encoder draws, nothing read back."""
         metrics: Metrics = {}
         with torch.no_grad():
             following = self.encode(batch.next_observation, batch.next_images)
@@ -161,16 +193,15 @@ class SACAgent:
                 seen = self.encode(batch.observation, batch.images)
             metrics["gripper_loss"] = self.gripper.update(batch, seen, following)
             batch = self._without_gripper(batch)
-        more, latent = self._update_critics(batch, following)
+        more, latent = self._update_critics(batch, following, draws)
         metrics |= more
-        due = self.updates % self.config.policy_delay == 0
-        if due if update_actor is None else update_actor:
-            metrics |= self._update_actor(batch, latent.detach())
+        if draws.actor is not None:
+            metrics |= self._update_actor(batch, latent.detach(), draws.actor)
         return metrics
 
-    def _update_critics(self, batch: Batch, following: Tensor) -> tuple[Metrics, Tensor]:
+    def _update_critics(self, batch: Batch, following: Tensor, draws: Draws) -> tuple[Metrics, Tensor]:
         with torch.no_grad():
-            target = self._target(batch, following)
+            target = self._target(batch, following, draws.target)
         latent = self.encode(batch.observation, batch.images, "critics", train=True)
         adam, averaged = self._critic_adam, self.target_critics
         if self.critics.can_regress:
@@ -190,10 +221,11 @@ class SACAgent:
             parameter.grad = None
         return _critic_metrics(loss, values, target), latent
 
-    def _target(self, batch: Batch, following: Tensor) -> Tensor:
+    def _target(self, batch: Batch, following: Tensor, drawn: Draw) -> Tensor:
         """Bootstrapped returns; `following` is what the actor sees of the next observation."""
         policy = self.actor(following)
-        noise = self._noise(len(following), self._learning)
+        noise, subset = drawn
+        assert subset is not None
         bonus = None
         if self.config.entropy_backup:
             action, log_probability = policy.sample(noise)
@@ -202,17 +234,18 @@ class SACAgent:
             action = policy.action(noise)
         if self.encoders:
             following = self.encode(batch.next_observation, batch.next_images, "target_critics")
-        values = self.target_critics.subset_values(following, action, self._subset())
+        values = self.target_critics.subset_values(following, action, subset)
         target = losses.td_target(batch.reward, batch.discount, values, bonus)
         return target.clamp(self.config.return_min, self.config.return_max)
 
-    def _update_actor(self, batch: Batch, critic_latent: Tensor) -> Metrics:
+    def _update_actor(self, batch: Batch, critic_latent: Tensor, drawn: Draw) -> Metrics:
+        noise, subset = drawn
         policy = self.actor(
             self.encode(batch.observation, batch.images, train=True) if self.encoders else critic_latent
         )
-        action, log_probability = policy.sample(self._noise(len(critic_latent), self._learning))
+        action, log_probability = policy.sample(noise)
         values = self.critics.values(critic_latent, action)
-        value = values.mean(0) if self.config.actor_value == "mean" else values[self._subset()].amin(0)
+        value = values.mean(0) if subset is None else values[subset].amin(0)
         loss = losses.actor_loss(value, log_probability, self.temperature)
         metrics: Metrics = {}
         if self.config.bc_weight > 0:
@@ -322,13 +355,6 @@ class SACAgent:
         self.updates = int(state["updates"])
         self._learning.set_state(state["random.learning"].cpu())
         self._exploration.set_state(state["random.exploration"].cpu())
-
-    def _subset(self) -> Tensor:
-        chosen = torch.randperm(self.config.critics, generator=self._learning)[: self.config.critics_in_target]
-        return chosen.to(self.device)
-
-    def _noise(self, rows: int, generator: torch.Generator) -> Tensor:
-        return torch.randn(rows, self.moved_dim, generator=generator).to(self.device)
 
 
 def _critic_metrics(loss: Tensor, values: Tensor, target: Tensor) -> Metrics:

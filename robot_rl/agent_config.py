@@ -69,6 +69,7 @@ class AgentConfig:
         flow_steps: Steps in which its noise becomes a chunk.
         fused: Use the fused CPU kernels (ignored on other devices); the plain torch path gives the same numbers up
             to float32 rounding.
+        cuda_graphs: Record updates on a CUDA device and replay them; not with vision.dropout or the encoder `conv`.
     """
 
     kind: str = "sac"
@@ -98,6 +99,7 @@ class AgentConfig:
     chunk_executed: int = 4
     flow_steps: int = 8
     fused: bool = True
+    cuda_graphs: bool = False
 
     def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():

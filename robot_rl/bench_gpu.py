@@ -14,29 +14,31 @@ from robot_rl.policy import check_device
 
 __all__ = ["gpu_benchmarks"]
 
-BATCH, OBSERVATION, ACTIONS, DELAY, ROUNDS = 256, 25, 7, 8, 9
+BATCH, OBSERVATION, ACTIONS, DELAY, ROUNDS, WARM_UPS = 256, 25, 7, 8, 9, 5
 
 
 def gpu_benchmarks() -> list[dict[str, Any]]:
-    """Critic updates a second from state, two and ten critics, on the GPU and on the CPU's fused kernels.
+    """Critic updates a second from state, two and ten critics: on the GPU, launched one kernel at a time and recorded
+    as CUDA graphs, and on the CPU's fused kernels.
 
     Raises:
         ConfigError: There is no CUDA device.
     """
     check_device("cuda")
     torch.set_float32_matmul_precision("high")
-    return [_updates(critics) for critics in (2, 10)]
+    return [_updates(critics, graphs) for critics in (2, 10) for graphs in (False, True)]
 
 
-def _updates(critics: int) -> dict[str, Any]:
-    config = AgentConfig(critics=critics, policy_delay=DELAY)
+def _updates(critics: int, graphs: bool) -> dict[str, Any]:
+    config = AgentConfig(critics=critics, policy_delay=DELAY, cuda_graphs=graphs)
     rates: dict[str, float] = {}
     for device in ("cuda", "cpu"):
         agent, batch = SACAgent(OBSERVATION, ACTIONS, config, 0, device), _batch(device)
-        agent.update(batch)
+        for _ in range(WARM_UPS * DELAY):
+            agent.update(batch)
         rates[device] = 1 / float(np.median([_seconds(lambda a=agent, b=batch: a.update(b)) for _ in range(ROUNDS)]))
     return {
-        "name": f"gpu_critic_updates_per_s_{critics}_critics",
+        "name": f"gpu_critic_updates_per_s_{critics}_critics" + ("_recorded" if graphs else ""),
         "value": rates["cuda"],
         "unit": f"1/s on {torch.cuda.get_device_name()}, TF32",
         "reference": f"the fused kernels on {torch.get_num_threads()} CPU threads",

@@ -10,6 +10,7 @@ from torch import Tensor
 from robot_rl import kernels
 from robot_rl.parallel import run_in_parallel
 
+BETA1, BETA2 = 0.9, 0.999
 _NO_AVERAGE: NDArray[np.float32] = np.zeros(0, np.float32)
 
 
@@ -22,6 +23,11 @@ class Adam:
         warmup_steps: Steps over which the rate rises linearly from zero; 0 means none.
         fused: Use the CPU kernel.
         weight_decay: Share of the learning rate that every parameter shrinks by at a step (AdamW, arXiv 1711.05101).
+
+    Attributes:
+        steps: Taken so far.
+        counted_outside: Whoever set it calls `advance` before each step, which itself is tensor work alone and may be
+            recorded and replayed.
     """
 
     def __init__(
@@ -39,21 +45,25 @@ class Adam:
         self.m = torch.zeros_like(self.parameter)
         self.v = torch.zeros_like(self.parameter)
         self.steps = 0
+        self.counted_outside = False
+        self._numbers = None if self.fused else torch.zeros(3, device=parameter.device)  # rate, epsilon, keep
 
     def advance(self, tau: float = 0.0) -> tuple[np.float32, ...]:
         """Count one step; returns the last six arguments of `kernels.adam` for it."""
         self.steps += 1
-        beta1, beta2, epsilon = 0.9, 0.999, 1e-8
+        epsilon = 1e-8
         rate = self.learning_rate * (min(1.0, self.steps / self.warmup_steps) if self.warmup_steps else 1.0)
         keep = 1.0 - rate * self.weight_decay
-        root = math.sqrt(1 - beta2**self.steps)
-        rate *= root / (1 - beta1**self.steps)
-        return tuple(np.float32(number) for number in (rate, beta1, beta2, epsilon * root, tau, keep))
+        root = math.sqrt(1 - BETA2**self.steps)
+        rate *= root / (1 - BETA1**self.steps)
+        if self._numbers is not None:
+            self._numbers.copy_(torch.tensor((rate, epsilon * root, keep)))
+        return tuple(np.float32(number) for number in (rate, BETA1, BETA2, epsilon * root, tau, keep))
 
     def step(self, gradient: Tensor, target: Tensor | None = None, tau: float = 0.0) -> None:
         """One step along ``gradient``; then ``target += tau (parameter - target)``."""
-        numbers = self.advance(tau)
-        if self.fused:
+        if self._numbers is None:
+            numbers = self.advance(tau)
             p, g, m, v = (t.detach().view(-1).numpy() for t in (self.parameter, gradient.contiguous(), self.m, self.v))
             averaged = _NO_AVERAGE if target is None else target.detach().view(-1).numpy()
             size = p.size
@@ -68,10 +78,12 @@ class Adam:
                 shares,
             )
             return
-        rate, beta1, beta2, epsilon, _, keep = (float(number) for number in numbers)
-        self.m.lerp_(gradient, 1 - beta1)
-        self.v.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-        self.parameter.mul_(keep).addcdiv_(self.m, self.v.sqrt().add_(epsilon), value=-rate)
+        if not self.counted_outside:
+            self.advance()
+        rate, epsilon, keep = self._numbers
+        self.m.lerp_(gradient, 1 - BETA1)
+        self.v.mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
+        self.parameter.mul_(keep).sub_(self.m * rate / self.v.sqrt().add_(epsilon))
         if target is not None:
             target.detach().lerp_(self.parameter, tau)
 

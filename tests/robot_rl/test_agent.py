@@ -82,6 +82,38 @@ def test_fused_and_plain_agents_agree():
             torch.testing.assert_close(fused[name], plain[name], rtol=2e-3, atol=1e-4)
 
 
+def replayed_by_repeating(work):
+    """Stands for a CUDA graph: recording executes nothing, a replay does the same work on the same places."""
+    places = {}
+
+    def replay():
+        places.update((name, value) for name, value in work().items())
+
+    return replay, places
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_recorded_updates_are_those_carried_out_as_written(variant: dict[str, object]):
+    """All that a recording needs lies at fixed places: batch, draws, rates. A batch of another size is not replayed."""
+    one, other = (agent(**{**variant, "fused": False}, warmup_steps=20) for _ in range(2))
+    other.record(replayed_by_repeating)
+    for i in range(24):
+        batch = random_batch(i, rows=32 if i == 20 else 64)
+        left, right = one.update(batch), other.update(batch)
+        assert left.keys() == right.keys()
+        assert all(torch.equal(left[name], right[name]) for name in left)
+    assert_same(one.state_dict(), other.state_dict())
+
+
+def test_recorded_updates_see_new_pictures():
+    one, other = (SACAgent(3, 2, AgentConfig(**SMALL, bc_weight=1.0, fused=False), 0, encoder=eyes) for _ in range(2))
+    other.record(replayed_by_repeating)
+    for i in range(16):
+        one.update(seen_batch(i))
+        other.update(seen_batch(i))
+    assert_same(one.state_dict(), other.state_dict())
+
+
 def test_acting_does_not_change_what_is_learnt():
     one, other = agent(), agent()
     for i in range(4):
@@ -134,7 +166,7 @@ def test_targets_do_not_bootstrap_at_discount_zero():
     batch = random_batch()._replace(discount=torch.zeros(64))
     with torch.no_grad():
         one.target_critics.parameters.fill_(1e6)
-        target = one._target(batch, one.encode(batch.next_observation))
+        target = one._target(batch, one.encode(batch.next_observation), one.draw(64, actor=False).target)
     torch.testing.assert_close(target, batch.reward)
 
 

@@ -30,13 +30,14 @@ def batch(rng):
     return Batch(draw(256, 25), actions, rewards, 0.95 * (1 - rewards), draw(256, 25), demo)
 
 
+@pytest.mark.parametrize("graphs", [False, True])
 @pytest.mark.parametrize(("precision", "tolerance"), [("highest", 1e-4), ("high", 2e-2)])
-def test_twenty_updates_are_those_of_the_cpu(precision, tolerance):
-    """Float32 to rounding; with TF32, as training has it, to its ten bits of mantissa."""
+def test_twenty_updates_are_those_of_the_cpu(precision, tolerance, graphs):
+    """Float32 to rounding; with TF32, as training has it, to its ten bits of mantissa; recorded updates the same."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(precision)
     try:
-        config = AgentConfig(critics=4, policy_delay=2, bc_weight=1.0, observation_clip=5.0)
+        config = AgentConfig(critics=4, policy_delay=2, bc_weight=1.0, observation_clip=5.0, cuda_graphs=graphs)
         one, other = (SACAgent(25, 7, config, 0, device) for device in ("cpu", "cuda"))
         rng = np.random.default_rng(0)
         for _ in range(UPDATES):
@@ -61,7 +62,9 @@ def test_a_run_on_the_device_ends_in_a_policy(kind, tmp_path):
     assert (tmp_path / "run" / "evaluation.json").is_file()
 
 
-def test_pictures_are_learnt_from_on_the_device(tmp_path):
+@pytest.mark.parametrize("graphs", ["false", "true"])
+def test_pictures_are_learnt_from_on_the_device(graphs, tmp_path):
     arguments = ["train", "reach", "--preset", "pixels", "--demos", "2", "--run", str(tmp_path / "run"), "--steps",
-                 "30", "--set", "device=cuda", "bc_updates=20", "eval_episodes=2", "env.image_size=48"]  # fmt: skip
+                 "30", "--set", "device=cuda", "bc_updates=20", "eval_episodes=2", "env.image_size=48",
+                 f"agent.cuda_graphs={graphs}"]  # fmt: skip
     assert cli.main(arguments) == 0
