@@ -22,7 +22,7 @@ from robot_rl.resuming import LoopState, repeat_episode
 from robot_rl.rewards.learned import make_with_reward
 from robot_rl.rewards.refitting import reward_of
 from robot_rl.run_directory import RunDirectory, load_tensors
-from robot_rl.store_writer import COMMIT
+from robot_rl.store.writer import COMMIT
 from robot_rl.verdicts import Verdicts
 
 __all__ = ["Actor", "NewestPolicy"]

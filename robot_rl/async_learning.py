@@ -18,8 +18,8 @@ from robot_rl.progress import TrainingProgress
 from robot_rl.recording import STOP_WINDOW, TRY_AGAIN_S, checkpoint_if_room, reason_to_end
 from robot_rl.run_directory import RunDirectory, load_tensors
 from robot_rl.store import EpisodeStore
-from robot_rl.store_records import EpisodeRecord
-from robot_rl.store_writer import COMMIT
+from robot_rl.store.records import EpisodeRecord
+from robot_rl.store.writer import COMMIT
 from robot_rl.training import mark_best, publish, publish_best
 from robot_rl.verdicts import wrongly_called
 

@@ -17,7 +17,7 @@ from typing import Any, cast
 from torch import Tensor
 
 from robot_rl.errors import ConfigError, StoreError
-from robot_rl.store_files import disk_full, remove_partials, sync_directory, to_json, write_whole
+from robot_rl.store.files import disk_full, remove_partials, sync_directory, to_json, write_whole
 from robot_rl.tensor_files import load_tensors, save_tensors
 
 __all__ = ["BestCheckpoint", "CheckpointFolder"]

@@ -10,9 +10,9 @@ from typing import Annotated, Any, ClassVar, cast
 import yaml
 from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 
-from robot_rl.agent_config import AgentConfig
+from robot_rl.agents.config import AgentConfig
 from robot_rl.errors import ConfigError
-from robot_rl.vision_config import VisionConfig
+from robot_rl.vision.config import VisionConfig
 
 __all__ = ["PRESETS", "TrainConfig", "cloned", "load_config", "overlay", "preset"]
 

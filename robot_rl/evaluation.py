@@ -18,7 +18,7 @@ from robot_rl.operators import Operator, begin_episode
 from robot_rl.policy import Policy
 from robot_rl.run_directory import RunDirectory, load_tensors
 from robot_rl.statistics import wilson_interval
-from robot_rl.store_files import write_whole
+from robot_rl.store.files import write_whole
 from robot_rl.video import contact_sheet, grid, write_video
 
 __all__ = ["Evaluation", "evaluate", "film", "load_policy"]

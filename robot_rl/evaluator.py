@@ -16,7 +16,7 @@ from robot_rl.metrics import MetricsWriter, read_metrics
 from robot_rl.policy import Policy
 from robot_rl.progress import TrainingProgress
 from robot_rl.run_directory import RunDirectory, load_tensors
-from robot_rl.store_files import WriterLock
+from robot_rl.store.files import WriterLock
 
 __all__ = ["EPISODES", "Evaluator", "check_place"]
 

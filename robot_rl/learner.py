@@ -9,17 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from robot_rl.agent import SACAgent
-from robot_rl.batch import Batch
+from robot_rl.agents.batch import Batch
+from robot_rl.agents.flow import FlowAgent
+from robot_rl.agents.sac import SACAgent
 from robot_rl.config import TrainConfig
-from robot_rl.flow import FlowAgent
 from robot_rl.observation import ObservationLayout
 from robot_rl.policy import Policy
 from robot_rl.progress import TrainingProgress
-from robot_rl.replay import ReplayBuffer, sample_mixed
+from robot_rl.replay.buffer import ReplayBuffer, sample_mixed
 from robot_rl.store import EpisodeStore
-from robot_rl.store_layout import SOURCES
-from robot_rl.store_records import EpisodeRecord
+from robot_rl.store.layout import SOURCES
+from robot_rl.store.records import EpisodeRecord
 from robot_rl.tensor_files import load_tensors
 
 __all__ = ["HUMAN", "Learner", "Skill", "sources_of"]

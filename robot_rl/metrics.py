@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self, SupportsFloat, cast
 
 from robot_rl.errors import ConfigError, StoreError
-from robot_rl.store_files import disk_full
+from robot_rl.store.files import disk_full
 
 MetricsRow = dict[str, float | None]
 """One line of `metrics.jsonl`; None stands for a value that was not finite."""

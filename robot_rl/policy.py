@@ -10,13 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from robot_rl.agent import SACAgent
+from robot_rl.agents.flow import FlowAgent
+from robot_rl.agents.sac import SACAgent
 from robot_rl.config import TrainConfig
 from robot_rl.environments import Env, instructions_of
 from robot_rl.errors import ConfigError, ShapeError
-from robot_rl.flow import FlowAgent
 from robot_rl.observation import ObservationLayout
-from robot_rl.perception import Perception
+from robot_rl.vision.perception import Perception
 
 __all__ = ["Policy", "check_device"]
 

@@ -13,12 +13,12 @@ from robot_rl.environments import Env, instructions_of, return_range
 from robot_rl.errors import ConfigError
 from robot_rl.observation import ObservationLayout
 from robot_rl.operators import Operator
-from robot_rl.perception import Perception
 from robot_rl.policy import check_device
 from robot_rl.progress import TrainingProgress
 from robot_rl.rewards.learned import make_with_reward
 from robot_rl.run_directory import RunDirectory
 from robot_rl.store import EpisodeStore
+from robot_rl.vision.perception import Perception
 
 __all__ = ["open_demonstrations", "resolve"]
 

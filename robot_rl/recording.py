@@ -12,8 +12,8 @@ from robot_rl.errors import ConfigError, StoreError
 from robot_rl.progress import TrainingProgress
 from robot_rl.run_directory import RunDirectory
 from robot_rl.store import EpisodeStore
-from robot_rl.store_layout import TABLE
-from robot_rl.store_writer import COMMIT
+from robot_rl.store.layout import TABLE
+from robot_rl.store.writer import COMMIT
 
 __all__ = ["STOP_WINDOW", "checkpoint_if_room", "commit_patiently", "open_episodes", "reason_to_end"]
 

@@ -26,8 +26,8 @@ import numpy as np
 from robot_rl.errors import ConfigError
 from robot_rl.observation import ROOT, ObservationLayout, leaf_values
 from robot_rl.store import EpisodeStore
-from robot_rl.store_layout import SOURCES
-from robot_rl.store_records import row_times
+from robot_rl.store.layout import SOURCES
+from robot_rl.store.records import row_times
 
 __all__ = ["RerunLog", "log_store"]
 

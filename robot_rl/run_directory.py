@@ -15,7 +15,7 @@ import yaml
 from robot_rl.checkpoints import CheckpointFolder
 from robot_rl.config import TrainConfig, load_config, preset
 from robot_rl.errors import ConfigError, StoreError
-from robot_rl.store_files import WriterLock, write_whole
+from robot_rl.store.files import WriterLock, write_whole
 from robot_rl.tensor_files import load_tensors, save_tensors
 
 __all__ = ["RunDirectory", "load_tensors", "save_tensors"]

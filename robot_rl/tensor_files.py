@@ -10,7 +10,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from robot_rl.errors import StoreError
-from robot_rl.store_files import disk_full, sync_directory, write_whole
+from robot_rl.store.files import disk_full, sync_directory, write_whole
 
 __all__ = ["load_tensors", "save_tensors"]
 

@@ -179,7 +179,7 @@ def _resumed(resume: Path, steps: int | None, eval_every: int | None, asynchrono
 
 def _steps_taken(directory: Any) -> int:
     from robot_rl.store import EpisodeStore
-    from robot_rl.store_commit import COMMIT
+    from robot_rl.store.commit import COMMIT
 
     if not (directory.episodes / COMMIT).is_file():
         return 0

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from robot_rl.errors import StoreError
 from robot_rl.progress import TrainingProgress
 from robot_rl.store import EpisodeStore
-from robot_rl.store_labels import label_names
-from robot_rl.store_records import EpisodeRecord
+from robot_rl.store.labels import label_names
+from robot_rl.store.records import EpisodeRecord
 
 __all__ = ["ORACLE", "PERSON", "Verdicts", "verdict", "wrongly_called"]
 

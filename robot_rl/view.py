@@ -13,8 +13,8 @@ from robot_rl.errors import ConfigError
 from robot_rl.observation import ROOT, ObservationLayout
 from robot_rl.rerun_log import RerunLog, log_store
 from robot_rl.store import EpisodeStore
-from robot_rl.store_labels import label_names
-from robot_rl.store_layout import SOURCES
+from robot_rl.store.labels import label_names
+from robot_rl.store.layout import SOURCES
 
 __all__ = ["StoreView", "serve", "view"]
 

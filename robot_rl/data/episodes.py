@@ -4,7 +4,7 @@ from pathlib import Path
 
 from robot_rl.errors import ConfigError
 from robot_rl.store import EpisodeStore
-from robot_rl.store_records import EpisodeRecord
+from robot_rl.store.records import EpisodeRecord
 
 __all__ = ["episodes_to_export"]
 

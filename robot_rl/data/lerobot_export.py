@@ -18,7 +18,7 @@ from robot_rl.data.episodes import episodes_to_export
 from robot_rl.errors import StoreError
 from robot_rl.observation import ObservationLayout
 from robot_rl.store import EpisodeStore
-from robot_rl.store_records import EpisodeRecord
+from robot_rl.store.records import EpisodeRecord
 
 __all__ = ["export_lerobot"]
 

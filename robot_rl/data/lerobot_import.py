@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from robot_rl.data import lerobot_layout as layout
 from robot_rl.errors import ConfigError
 from robot_rl.store import EpisodeStore
-from robot_rl.store_layout import SOURCES
+from robot_rl.store.layout import SOURCES
 
 __all__ = ["import_lerobot"]
 

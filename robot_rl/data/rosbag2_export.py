@@ -40,8 +40,8 @@ from robot_rl.errors import ConfigError, StoreError
 from robot_rl.geometry import quat_from_matrix, quat_from_rotvec
 from robot_rl.observation import ROOT, ObservationLayout
 from robot_rl.store import EpisodeStore
-from robot_rl.store_layout import SOURCES, space_to_json
-from robot_rl.store_records import EpisodeRecord, row_times
+from robot_rl.store.layout import SOURCES, space_to_json
+from robot_rl.store.records import EpisodeRecord, row_times
 
 __all__ = ["CUSTOM_DATA", "export_rosbag2", "leaf_topic"]
 

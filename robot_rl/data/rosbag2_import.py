@@ -24,7 +24,7 @@ from robot_rl.data.rosbag2_export import CUSTOM_DATA, leaf_topic
 from robot_rl.errors import ConfigError, RobotRLError
 from robot_rl.observation import ROOT, ObservationLayout
 from robot_rl.store import EpisodeStore
-from robot_rl.store_layout import check_same_spaces, space_from_json
+from robot_rl.store.layout import check_same_spaces, space_from_json
 
 __all__ = ["import_rosbag2"]
 

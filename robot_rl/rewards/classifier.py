@@ -18,12 +18,12 @@ from torch.nn import functional
 
 from robot_rl.errors import ConfigError, StoreError
 from robot_rl.observation import ObservationLayout
-from robot_rl.perception import Perception
 from robot_rl.rewards.frames import Frames
 from robot_rl.rewards.scores import Scores, score, threshold_at
-from robot_rl.store_layout import space_from_json, space_to_json
+from robot_rl.store.layout import space_from_json, space_to_json
 from robot_rl.tensor_files import load_tensors, save_tensors
-from robot_rl.vision_config import VisionConfig
+from robot_rl.vision.config import VisionConfig
+from robot_rl.vision.perception import Perception
 
 __all__ = ["Seen", "SuccessClassifier"]
 

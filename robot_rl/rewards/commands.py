@@ -117,7 +117,7 @@ def _train(command: Train) -> int:
     from robot_rl.rewards.frames import read_frames
     from robot_rl.rewards.mistakes import draw_mistakes
     from robot_rl.rewards.stages import fit_stages, save_stages
-    from robot_rl.vision_config import VisionConfig
+    from robot_rl.vision.config import VisionConfig
 
     if not 0.0 <= command.false_positives < 1.0:
         raise ConfigError(f"--false-positives is {command.false_positives}; it lies between 0 and 1.")
@@ -163,7 +163,7 @@ def _mine(command: Mine) -> int:
     from robot_rl.rewards.mistakes import draw_mistakes
     from robot_rl.run_directory import RunDirectory
     from robot_rl.store import EpisodeStore
-    from robot_rl.store_commit import COMMIT
+    from robot_rl.store.commit import COMMIT
 
     one, facts = SuccessClassifier.load(command.path)
     directory, _ = RunDirectory.open(command.run)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from robot_rl.errors import ConfigError
 from robot_rl.observation import ObservationLayout
 from robot_rl.store import EpisodeStore
-from robot_rl.store_labels import label_names
+from robot_rl.store.labels import label_names
 
 __all__ = ["MARK", "Frames", "read_frames"]
 

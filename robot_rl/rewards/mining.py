@@ -14,7 +14,7 @@ from robot_rl.observation import ObservationLayout
 from robot_rl.rewards.classifier import SuccessClassifier
 from robot_rl.rewards.frames import MARK, Frames
 from robot_rl.store import EpisodeStore
-from robot_rl.store_records import EpisodeRecord
+from robot_rl.store.records import EpisodeRecord
 from robot_rl.verdicts import ORACLE, PERSON, verdict
 
 __all__ = ["known", "mark", "mine"]

@@ -13,8 +13,8 @@ from robot_rl.rewards.frames import read_frames
 from robot_rl.rewards.mining import mine
 from robot_rl.run_directory import RunDirectory
 from robot_rl.store import EpisodeStore
-from robot_rl.store_commit import COMMIT
-from robot_rl.store_files import WriterLock
+from robot_rl.store.commit import COMMIT
+from robot_rl.store.files import WriterLock
 
 __all__ = ["Refitter", "reward_of"]
 

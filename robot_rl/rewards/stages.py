@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from robot_rl.rewards.classifier import OnProgress, SuccessClassifier
 from robot_rl.rewards.frames import Frames
 from robot_rl.rewards.scores import Scores
-from robot_rl.vision_config import VisionConfig
+from robot_rl.vision.config import VisionConfig
 
 __all__ = ["fit_stages", "load_stages", "save_stages"]
 

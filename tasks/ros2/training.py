@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from robot_rl.errors import ConfigError, LinkError, StoreError
-from robot_rl.store import SOURCES, EpisodeStore
+from robot_rl.store import EpisodeStore
+from robot_rl.store.layout import SOURCES
 
 __all__ = ["Progress", "RunReader", "Session", "SessionOptions"]
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
-from robot_rl.agent import AgentConfig, Batch, SACAgent
-from robot_rl.encoders import FeatureEncoder
+from robot_rl.agents.sac import AgentConfig, Batch, SACAgent
 from robot_rl.errors import ConfigError, ShapeError
+from robot_rl.vision.encoders import FeatureEncoder
 
 SMALL = {"hidden_sizes": (32, 32), "critics": 4, "policy_delay": 2}
 

@@ -18,8 +18,8 @@ from robot_rl.processes import AsyncRun
 from robot_rl.progress import TrainingProgress
 from robot_rl.run_directory import RunDirectory, load_tensors
 from robot_rl.store import EpisodeStore
-from robot_rl.store_files import WriterLock
-from robot_rl.store_repair import repair_store
+from robot_rl.store.files import WriterLock
+from robot_rl.store.repair import repair_store
 from robot_rl.train_command import train
 
 SETTINGS = (

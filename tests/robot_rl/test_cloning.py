@@ -8,16 +8,16 @@ import pytest
 import torch
 
 from robot_rl import cli
-from robot_rl.agent import SACAgent
-from robot_rl.agent_config import AgentConfig
-from robot_rl.batch import Batch
+from robot_rl.agents.batch import Batch
+from robot_rl.agents.config import AgentConfig
+from robot_rl.agents.flow import FlowAgent
+from robot_rl.agents.sac import SACAgent
 from robot_rl.cloning import Cloning
 from robot_rl.config import TrainConfig, cloned
 from robot_rl.errors import ConfigError
-from robot_rl.flow import FlowAgent
 from robot_rl.metrics import read_metrics
 from robot_rl.progress import TrainingProgress
-from robot_rl.replay import ReplayBuffer
+from robot_rl.replay.buffer import ReplayBuffer
 from robot_rl.run_directory import RunDirectory, load_tensors
 from tests.robot_rl import toy
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from robot_rl import cli
-from robot_rl.agent import SACAgent
-from robot_rl.agent_config import AgentConfig
-from robot_rl.batch import Batch
+from robot_rl.agents.batch import Batch
+from robot_rl.agents.config import AgentConfig
+from robot_rl.agents.sac import SACAgent
 from tests.robot_rl import toy
 
 pytestmark = pytest.mark.gpu

@@ -11,17 +11,17 @@ from hypothesis import strategies as st
 
 from robot_rl import cli
 from robot_rl.actor import Actor
-from robot_rl.agent import SACAgent
-from robot_rl.agent_config import AgentConfig
+from robot_rl.agents.config import AgentConfig
+from robot_rl.agents.sac import SACAgent
 from robot_rl.config import TrainConfig
 from robot_rl.errors import ShapeError
 from robot_rl.evaluation import evaluate, load_policy
 from robot_rl.policy import Policy
 from robot_rl.preparation import resolve
-from robot_rl.replay import ReplayBuffer
+from robot_rl.replay.buffer import ReplayBuffer
 from robot_rl.run_directory import RunDirectory
 from robot_rl.store import EpisodeStore
-from robot_rl.vision_config import VisionConfig
+from robot_rl.vision.config import VisionConfig
 from tests.robot_rl import toy
 from tests.robot_rl.test_cloning import clone
 from tests.robot_rl.test_cloning import config as cloning

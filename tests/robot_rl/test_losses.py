@@ -6,8 +6,8 @@ import pytest
 import torch
 from scipy import integrate
 
-from robot_rl import losses
-from robot_rl.networks import TanhGaussian
+from robot_rl.agents import losses
+from robot_rl.agents.networks import TanhGaussian
 
 
 def test_td_target_takes_the_smallest_chosen_critic():

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from robot_rl import kernels
-from robot_rl.agent_config import AgentConfig
-from robot_rl.ensemble import EnsembleMLP, MLPShape
-from robot_rl.networks import Actor, softplus_inverse
-from robot_rl.optimiser import Adam
+from robot_rl.agents import kernels
+from robot_rl.agents.config import AgentConfig
+from robot_rl.agents.ensemble import EnsembleMLP, MLPShape
+from robot_rl.agents.networks import Actor, softplus_inverse
+from robot_rl.agents.optimiser import Adam
 
 
 def pair(networks: int, activation: str, outputs: int = 1) -> tuple[EnsembleMLP, EnsembleMLP]:

@@ -5,18 +5,18 @@ import numpy as np
 import pytest
 import torch
 
-from robot_rl.agent import SACAgent
-from robot_rl.agent_config import AgentConfig
-from robot_rl.batch import Batch
+from robot_rl.agents.batch import Batch
+from robot_rl.agents.config import AgentConfig
+from robot_rl.agents.sac import SACAgent
 from robot_rl.config import TrainConfig
 from robot_rl.errors import ConfigError
-from robot_rl.kernels_vision import embed
 from robot_rl.observation import ObservationLayout
-from robot_rl.perception import Perception
 from robot_rl.policy import Policy
-from robot_rl.replay import ReplayBuffer
-from robot_rl.trunks import load_trunk
-from robot_rl.vision_config import VisionConfig
+from robot_rl.replay.buffer import ReplayBuffer
+from robot_rl.vision.config import VisionConfig
+from robot_rl.vision.kernels import embed
+from robot_rl.vision.perception import Perception
+from robot_rl.vision.trunks import load_trunk
 
 FRONT = "observation/images/front"
 SPACE = gym.spaces.Dict(

@@ -9,9 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from robot_rl import replay
 from robot_rl.errors import ConfigError, ShapeError, StoreError
-from robot_rl.replay import ReplayBuffer, sample_mixed
+from robot_rl.replay import buffer as replay
+from robot_rl.replay.buffer import ReplayBuffer, sample_mixed
 from robot_rl.store import EpisodeStore
 
 CODE = gym.spaces.Box(-np.inf, np.inf, (2,), np.float32)  # (episode, t)

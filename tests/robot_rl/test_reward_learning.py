@@ -23,7 +23,7 @@ from robot_rl.rewards.refitting import Refitter, reward_of
 from robot_rl.run_directory import RunDirectory
 from robot_rl.store import EpisodeStore
 from robot_rl.verdicts import ORACLE, PERSON, Verdicts, verdict, wrongly_called
-from robot_rl.vision_config import VisionConfig
+from robot_rl.vision.config import VisionConfig
 
 SMALL = {"image_size": 48, "max_steps": 25}
 LAYOUT = {"gripper_opening": slice(0, 1), "tcp_pose": slice(1, 8)}

@@ -13,7 +13,7 @@ from robot_rl.rewards.collecting import collect_frames
 from robot_rl.rewards.frames import MARK
 from robot_rl.rewards.learned import LearnedReward, make_with_reward
 from robot_rl.rewards.scores import score, threshold_at
-from robot_rl.vision_config import VisionConfig
+from robot_rl.vision.config import VisionConfig
 
 SMALL = {"image_size": 48, "max_steps": 25}
 

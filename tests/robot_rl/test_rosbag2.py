@@ -12,7 +12,7 @@ from robot_rl.data import export_rosbag2
 from robot_rl.errors import ConfigError
 from robot_rl.geometry import matrix_from_quat, rotvec_from_quat
 from robot_rl.store import EpisodeStore
-from robot_rl.store_layout import SOURCES
+from robot_rl.store.layout import SOURCES
 
 
 def demos(path, *settings):

@@ -6,9 +6,9 @@ import pytest
 
 from robot_rl import cli
 from robot_rl.observation import ObservationLayout
-from robot_rl.perception import Perception
-from robot_rl.seen import SeenLog
-from robot_rl.vision_config import VisionConfig
+from robot_rl.vision.config import VisionConfig
+from robot_rl.vision.perception import Perception
+from robot_rl.vision.seen import SeenLog
 
 CAMERA = "observation/images/front"
 

@@ -17,10 +17,10 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from robot_rl import store_files
 from robot_rl.errors import ConfigError, ShapeError, StoreError
 from robot_rl.store import EpisodeStore
-from robot_rl.store_layout import space_from_json, space_to_json
+from robot_rl.store import files as store_files
+from robot_rl.store.layout import space_from_json, space_to_json
 
 ROOT = Path(__file__).parents[2]
 ACTION = gym.spaces.Box(-1, 1, (2,), np.float32)
@@ -263,7 +263,7 @@ def test_a_crash_between_chunks_and_commit_record_leaves_the_commit(tmp_path, mo
             raise KeyboardInterrupt
         store_files.write_whole(path, data, sync=sync)
 
-    monkeypatch.setattr("robot_rl.store_commit.write_whole", dies)
+    monkeypatch.setattr("robot_rl.store.commit.write_whole", dies)
     add_episode(store, 1, 20)
     with pytest.raises(KeyboardInterrupt):
         store.commit()

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from robot_rl.replay import ReplayBuffer
+from robot_rl.replay.buffer import ReplayBuffer
 from robot_rl.store import EpisodeStore
-from robot_rl.store_check import check_store
+from robot_rl.store.check import check_store
 from tests.robot_rl.actor_to_kill import ACTION, FRONT, SPACE, WRIST, length, pictures, place
 
 ROOT = Path(__file__).parents[2]

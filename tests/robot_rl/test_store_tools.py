@@ -13,11 +13,11 @@ from zarr.codecs import BloscCodec
 from robot_rl import cli
 from robot_rl.errors import ConfigError, StoreError
 from robot_rl.store import EpisodeStore
-from robot_rl.store_check import check_store
-from robot_rl.store_copy import merge_stores
-from robot_rl.store_mend import mend_bit
-from robot_rl.store_repair import repair_store
-from robot_rl.store_stats import store_stats
+from robot_rl.store.check import check_store
+from robot_rl.store.copy import merge_stores
+from robot_rl.store.mend import mend_bit
+from robot_rl.store.repair import repair_store
+from robot_rl.store.stats import store_stats
 from tests.robot_rl.test_store import ACTION, SPACE, add_episode, append, check_rows, create, observation
 
 WRIST = "observation/images/wrist"
@@ -337,7 +337,7 @@ def test_merging_what_does_not_fit_names_the_difference(tmp_path):
 
 def test_a_store_from_before_checksums_is_read_continued_and_merged(tmp_path, monkeypatch):
     before = lambda *, table, level=1: (BloscCodec(cname="lz4", clevel=1),)  # noqa: E731
-    monkeypatch.setattr("robot_rl.store_writer.codecs", before)
+    monkeypatch.setattr("robot_rl.store.writer.codecs", before)
     path = sample(tmp_path / "s")
     monkeypatch.undo()
     record = json.loads((path / "commit.json").read_text())
@@ -371,7 +371,7 @@ def test_a_crash_after_an_unacknowledged_end_leaves_the_open_episode_clean(tmp_p
     append(store, 0, 1, 9, instruction="never acknowledged")
     store.begin_episode(observation(1, 0), instruction="nor this")
     append(store, 1, 0, 1)
-    monkeypatch.setattr("robot_rl.store_writer.write_commit", dies)
+    monkeypatch.setattr("robot_rl.store.writer.write_commit", dies)
     with pytest.raises(KeyboardInterrupt):
         store.commit()
     monkeypatch.undo()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from robot_rl.agent_config import AgentConfig
+from robot_rl.agents.config import AgentConfig
 from robot_rl.config import TrainConfig, load_config, preset
 from robot_rl.errors import ConfigError, StoreError
 from robot_rl.evaluation import evaluate, load_policy

@@ -14,7 +14,7 @@ from drivers.ros2.node import SENSOR_DATA
 from robot_rl.errors import ConfigError, DeviceTimeoutError, StaleStateError, StoreError
 from robot_rl.rewards import SuccessClassifier
 from robot_rl.rewards.frames import Frames
-from robot_rl.vision_config import VisionConfig
+from robot_rl.vision.config import VisionConfig
 from tasks.ros2.reward_node import PARAMETERS, RewardNode
 from tests.drivers.ros2.inprocess import Bus
 

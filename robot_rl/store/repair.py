@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from robot_rl.errors import StoreError
-from robot_rl.store_check import OnProgress, Problem, StoreReport, check_store
-from robot_rl.store_commit import (
+from robot_rl.store.check import OnProgress, Problem, StoreReport, check_store
+from robot_rl.store.commit import (
     COMMIT,
     INSTRUCTIONS,
     Commit,
@@ -19,12 +19,12 @@ from robot_rl.store_commit import (
     write_commit,
     write_instructions,
 )
-from robot_rl.store_copy import Segment, copy_segments
-from robot_rl.store_files import WriterLock, sync_directory, write_whole
-from robot_rl.store_layout import TABLE
-from robot_rl.store_mend import mend_bit, rebuild_commit
-from robot_rl.store_raw import RawStore, partials
-from robot_rl.store_writer import LOCK
+from robot_rl.store.copy import Segment, copy_segments
+from robot_rl.store.files import WriterLock, sync_directory, write_whole
+from robot_rl.store.layout import TABLE
+from robot_rl.store.mend import mend_bit, rebuild_commit
+from robot_rl.store.raw import RawStore, partials
+from robot_rl.store.writer import LOCK
 
 
 @dataclass

@@ -10,10 +10,10 @@ import zarr
 from numpy.typing import NDArray
 
 from robot_rl.errors import StoreError
-from robot_rl.store_chunks import checksummed, chunk_file, read_rows
-from robot_rl.store_commit import COMMIT, Commit, read_commit, read_instructions
-from robot_rl.store_files import WholeFileStore
-from robot_rl.store_layout import TABLE, StoreLayout, space_from_json
+from robot_rl.store.chunks import checksummed, chunk_file, read_rows
+from robot_rl.store.commit import COMMIT, Commit, read_commit, read_instructions
+from robot_rl.store.files import WholeFileStore
+from robot_rl.store.layout import TABLE, StoreLayout, space_from_json
 
 _BLOCK_BYTES = 32 * 2**20
 

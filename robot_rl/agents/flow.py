@@ -15,11 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from robot_rl.agent_config import AgentConfig
-from robot_rl.agent_state import copy_into, to_cpu
-from robot_rl.batch import Batch
-from robot_rl.encoders import Encoder
-from robot_rl.scaling import ObservationScale
+from robot_rl.agents.batch import Batch
+from robot_rl.agents.config import AgentConfig
+from robot_rl.agents.scaling import ObservationScale
+from robot_rl.agents.state import copy_into, to_cpu
+from robot_rl.vision.encoders import Encoder
 
 __all__ = ["FlowAgent"]
 
@@ -49,7 +49,7 @@ class _Field(nn.Module):
 
 
 class FlowAgent:
-    """Clones demonstrations; `robot_rl.agent.SACAgent` is what improves on them.
+    """Clones demonstrations; `robot_rl.agents.sac.SACAgent` is what improves on them.
 
     Args:
         observation_dim: D, width of a flat observation.

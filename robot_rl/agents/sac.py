@@ -15,17 +15,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from robot_rl import losses
-from robot_rl.agent_config import AgentConfig
-from robot_rl.agent_state import copy_into, to_cpu
-from robot_rl.batch import Batch
-from robot_rl.draws import Draw, Draws, draw
-from robot_rl.encoders import Encoder
-from robot_rl.gripper_critic import GripperCritic
-from robot_rl.networks import Actor, Critics, TanhGaussian, softplus_inverse
-from robot_rl.optimiser import Adam
-from robot_rl.recorded import Record, RecordedUpdate, record_cuda_graph
-from robot_rl.scaling import ObservationScale
+from robot_rl.agents import losses
+from robot_rl.agents.batch import Batch
+from robot_rl.agents.config import AgentConfig
+from robot_rl.agents.draws import Draw, Draws, draw
+from robot_rl.agents.gripper_critic import GripperCritic
+from robot_rl.agents.networks import Actor, Critics, TanhGaussian, softplus_inverse
+from robot_rl.agents.optimiser import Adam
+from robot_rl.agents.recorded import Record, RecordedUpdate, record_cuda_graph
+from robot_rl.agents.scaling import ObservationScale
+from robot_rl.agents.state import copy_into, to_cpu
+from robot_rl.vision.encoders import Encoder
 
 __all__ = ["AgentConfig", "Batch", "SACAgent"]
 
@@ -177,7 +177,7 @@ class SACAgent:
         return Draws(target, draw(self._learning, noise, None if cfg.actor_value == "mean" else subset, self.device))
 
     def record(self, record: Record) -> None:
-        """From now on record updates and replay them (see `robot_rl.recorded`). What encoders draw must be nothing."""
+        """From now on record updates and replay them (`robot_rl.agents.recorded`). Encoders must draw nothing."""
         adams: dict[bool, list[Adam]] = {False: [], True: []}
         for name, adam in self._adams().items():
             adams[name.startswith(("actor", "temperature", "encoder.actor"))].append(adam)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from robot_rl.store_layout import SOURCES
+from robot_rl.store.layout import SOURCES
 
 
 @dataclass(frozen=True, slots=True)

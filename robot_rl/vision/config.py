@@ -10,7 +10,7 @@ class VisionConfig:
     """How pictures are seen; without camera observations nothing of it matters.
 
     Attributes:
-        encoder: A frozen, pretrained trunk by name (`robot_rl.trunks`), or `conv`: a small one that is trained.
+        encoder: A frozen, pretrained trunk by name (`robot_rl.vision.trunks`), or `conv`: a small one that is trained.
         channels: Principal directions of the trunk's features that are kept.
         embeddings: Learned spatial weightings of each channel (SERL's spatial learned embeddings).
         width: Of each camera's part of the latent.

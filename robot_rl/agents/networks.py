@@ -1,4 +1,4 @@
-"""Actor and critics: what the flat ensembles of `robot_rl.ensemble` mean."""
+"""Actor and critics: what the flat ensembles of `robot_rl.agents.ensemble` mean."""
 
 import math
 from typing import NamedTuple
@@ -6,10 +6,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from robot_rl import losses
-from robot_rl.agent_config import AgentConfig
-from robot_rl.ensemble import EnsembleMLP, MLPShape
-from robot_rl.optimiser import Adam
+from robot_rl.agents import losses
+from robot_rl.agents.config import AgentConfig
+from robot_rl.agents.ensemble import EnsembleMLP, MLPShape
+from robot_rl.agents.optimiser import Adam
 
 # Actions this close to the border have no finite inverse tanh in float32.
 ACTION_LIMIT = 1.0 - 1e-5

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from robot_rl.store import EpisodeStore
-from robot_rl.store_labels import label_names
-from robot_rl.store_raw import RawStore
+from robot_rl.store.episode_store import EpisodeStore
+from robot_rl.store.labels import label_names
+from robot_rl.store.raw import RawStore
 
 
 def store_stats(path: Path) -> dict[str, Any]:

@@ -14,13 +14,13 @@ import zarr
 from numpy.typing import NDArray
 
 from robot_rl.errors import ConfigError, StoreError
-from robot_rl.store_check import OnProgress, check_store
-from robot_rl.store_commit import Commit, instructions_checksum, write_commit, write_instructions
-from robot_rl.store_files import WholeFileStore, disk_full
-from robot_rl.store_labels import label_names, read_label, write_label
-from robot_rl.store_layout import TABLE, check_same_spaces, space_from_json
-from robot_rl.store_raw import RawStore
-from robot_rl.store_writer import GROWTH, create_arrays
+from robot_rl.store.check import OnProgress, check_store
+from robot_rl.store.commit import Commit, instructions_checksum, write_commit, write_instructions
+from robot_rl.store.files import WholeFileStore, disk_full
+from robot_rl.store.labels import label_names, read_label, write_label
+from robot_rl.store.layout import TABLE, check_same_spaces, space_from_json
+from robot_rl.store.raw import RawStore
+from robot_rl.store.writer import GROWTH, create_arrays
 
 MERGE_LEVEL = 9
 _LABEL_ROWS = 65536

@@ -16,13 +16,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from robot_rl.agent_state import copy_into, to_cpu
-from robot_rl.encoders import ConvEncoder, Encoder, FeatureEncoder
+from robot_rl.agents.state import copy_into, to_cpu
 from robot_rl.errors import ConfigError
 from robot_rl.observation import ObservationLayout
-from robot_rl.seen import SeenLog
-from robot_rl.trunks import Trunk, load_trunk
-from robot_rl.vision_config import VisionConfig
+from robot_rl.vision.config import VisionConfig
+from robot_rl.vision.encoders import ConvEncoder, Encoder, FeatureEncoder
+from robot_rl.vision.seen import SeenLog
+from robot_rl.vision.trunks import Trunk, load_trunk
 
 __all__ = ["Perception"]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from robot_rl.errors import StoreError
-from robot_rl.store_files import sync_directory, to_json, write_whole
+from robot_rl.store.files import sync_directory, to_json, write_whole
 
 COMMIT = "commit.json"
 INSTRUCTIONS = "instructions.json"

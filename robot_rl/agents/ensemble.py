@@ -1,7 +1,7 @@
 """A batched ensemble of multi-layer perceptrons whose parameters are one flat tensor.
 
-On the CPU an ensemble runs through the fused kernels of `robot_rl.kernels`, on as many threads as torch may use; on any
-other device, and with ``fused=False``, through plain batched torch operations with the same result.
+On the CPU an ensemble runs through the fused kernels of `robot_rl.agents.kernels`, on as many threads as torch may use;
+on any other device, and with ``fused=False``, through plain batched torch operations with the same result.
 """
 
 import math
@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from robot_rl import kernels
-from robot_rl.blas import prepare_blas
-from robot_rl.optimiser import Adam
+from robot_rl.agents import kernels
+from robot_rl.agents.blas import prepare_blas
+from robot_rl.agents.optimiser import Adam
 from robot_rl.parallel import run_in_parallel
 
 Array = NDArray[np.float32]

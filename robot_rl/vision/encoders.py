@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from robot_rl.kernels_vision import embed
+from robot_rl.vision.kernels import embed
 
 __all__ = ["ConvEncoder", "Encoder", "FeatureEncoder"]
 

@@ -18,12 +18,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from robot_rl.batch import Batch
+from robot_rl.agents.batch import Batch
 from robot_rl.errors import ConfigError, ShapeError, StoreError
 from robot_rl.observation import ObservationLayout, check_array
-from robot_rl.perception import Perception
-from robot_rl.replay_gather import gather, history_rows
-from robot_rl.replay_source import store_blocks
+from robot_rl.replay.gather import gather, history_rows
+from robot_rl.replay.source import store_blocks
+from robot_rl.vision.perception import Perception
 
 if TYPE_CHECKING:
     from robot_rl.store import EpisodeStore

@@ -5,10 +5,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robot_rl.errors import StoreError
-from robot_rl.store_chunks import damaged_chunks
-from robot_rl.store_commit import Commit
-from robot_rl.store_layout import TABLE
-from robot_rl.store_raw import RawStore, all_zero, chunk_rows
+from robot_rl.store.chunks import damaged_chunks
+from robot_rl.store.commit import Commit
+from robot_rl.store.layout import TABLE
+from robot_rl.store.raw import RawStore, all_zero, chunk_rows
 
 _POLYNOMIAL = 0x82F63B78  # CRC-32C, reflected
 _CRC_BYTES = 4

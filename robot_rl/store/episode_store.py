@@ -26,11 +26,11 @@ import zarr
 from numpy.typing import NDArray
 
 from robot_rl.errors import ConfigError, StoreError
-from robot_rl.store_chunks import read_rows
-from robot_rl.store_commit import COMMIT, read_commit, read_instructions
-from robot_rl.store_files import WholeFileStore, to_json
-from robot_rl.store_labels import is_label, label_names, read_label, write_label
-from robot_rl.store_layout import (
+from robot_rl.store.chunks import read_rows
+from robot_rl.store.commit import COMMIT, read_commit, read_instructions
+from robot_rl.store.files import WholeFileStore, to_json
+from robot_rl.store.labels import is_label, label_names, read_label, write_label
+from robot_rl.store.layout import (
     SOURCES,
     TABLE,
     StoreLayout,
@@ -38,8 +38,8 @@ from robot_rl.store_layout import (
     space_from_json,
     space_to_json,
 )
-from robot_rl.store_records import EpisodeRecord, extend_records
-from robot_rl.store_writer import StoreWriter, create_arrays
+from robot_rl.store.records import EpisodeRecord, extend_records
+from robot_rl.store.writer import StoreWriter, create_arrays
 
 FORMAT = 1
 

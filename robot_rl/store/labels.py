@@ -14,9 +14,9 @@ import zarr
 from numpy.typing import NDArray
 
 from robot_rl.errors import ShapeError, StoreError
-from robot_rl.store_chunks import codecs, read_rows
-from robot_rl.store_files import WholeFileStore, WriterLock, disk_error
-from robot_rl.store_layout import TABLE_CHUNK
+from robot_rl.store.chunks import codecs, read_rows
+from robot_rl.store.files import WholeFileStore, WriterLock, disk_error
+from robot_rl.store.layout import TABLE_CHUNK
 
 _NAME = re.compile(r"(reward|success)/[A-Za-z0-9_-]+")
 

@@ -33,11 +33,11 @@ _RANGES: dict[str, tuple[float, float]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class AgentConfig:
-    """Hyper-parameters of `robot_rl.agent.SACAgent`; the defaults are SERL's for state observations.
+    """Hyper-parameters of `robot_rl.agents.sac.SACAgent`; the defaults are SERL's for state observations.
 
     Attributes:
         kind: `sac` learns by itself from rewards; `bc` and `flow` clone the demonstrations and stop there: a Gaussian
-            actor, or chunks of actions by flow matching (`robot_rl.flow`).
+            actor, or chunks of actions by flow matching (`robot_rl.agents.flow`).
         hidden_sizes: Widths of the hidden layers of actor and critics.
         activation: ``tanh`` or ``relu``, after each LayerNorm.
         observation_clip: Largest magnitude of a normalised observation entry; keeps a rare contact force from drowning

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from robot_rl.agent import SACAgent
-from robot_rl.agent_config import AgentConfig
-from robot_rl.batch import Batch
+from robot_rl.agents.batch import Batch
+from robot_rl.agents.config import AgentConfig
+from robot_rl.agents.sac import SACAgent
 from robot_rl.policy import check_device
 
 __all__ = ["gpu_benchmarks"]

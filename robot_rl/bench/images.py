@@ -8,11 +8,11 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from robot_rl.agent import AgentConfig, SACAgent
-from robot_rl.batch import Batch
+from robot_rl.agents.batch import Batch
+from robot_rl.agents.sac import AgentConfig, SACAgent
 from robot_rl.config import TrainConfig
 from robot_rl.policy import Policy
-from robot_rl.replay import ReplayBuffer
+from robot_rl.replay.buffer import ReplayBuffer
 
 __all__ = ["image_benchmarks"]
 

@@ -77,8 +77,8 @@ def _bar(title: str) -> Generator[Callable[[int, int], None]]:
 
 
 def _check(path: Path) -> int:
-    from robot_rl.store_check import check_store
-    from robot_rl.store_raw import episodes_directory
+    from robot_rl.store.check import check_store
+    from robot_rl.store.raw import episodes_directory
 
     directory = episodes_directory(path)
     with _bar(f"checking {directory}") as progress:
@@ -105,8 +105,8 @@ def _check(path: Path) -> int:
 
 
 def _repair(path: Path, out: Path | None) -> int:
-    from robot_rl.store_raw import episodes_directory
-    from robot_rl.store_repair import repair_store
+    from robot_rl.store.raw import episodes_directory
+    from robot_rl.store.repair import repair_store
 
     directory = episodes_directory(path)
     with _bar(f"repairing {directory}") as progress:
@@ -124,8 +124,8 @@ def _stats(path: Path, json: bool) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from robot_rl.store_raw import episodes_directory
-    from robot_rl.store_stats import store_stats
+    from robot_rl.store.raw import episodes_directory
+    from robot_rl.store.stats import store_stats
 
     stats = store_stats(episodes_directory(path))
     if json:
@@ -170,8 +170,8 @@ def _lines(stats: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _merge(out: Path, stores: tuple[Path, ...]) -> int:
-    from robot_rl.store_copy import merge_stores
-    from robot_rl.store_raw import RawStore, episodes_directory
+    from robot_rl.store.copy import merge_stores
+    from robot_rl.store.raw import RawStore, episodes_directory
 
     sources = [episodes_directory(path) for path in stores]
     with _bar(f"merging into {out}") as progress:

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from robot_rl import kernels
+from robot_rl.agents import kernels
 from robot_rl.parallel import run_in_parallel
 
 BETA1, BETA2 = 0.9, 0.999

@@ -8,10 +8,10 @@ are imitated.
 import torch
 from torch import Tensor
 
-from robot_rl.agent_config import AgentConfig
-from robot_rl.batch import Batch
-from robot_rl.ensemble import EnsembleMLP, MLPShape
-from robot_rl.optimiser import Adam
+from robot_rl.agents.batch import Batch
+from robot_rl.agents.config import AgentConfig
+from robot_rl.agents.ensemble import EnsembleMLP, MLPShape
+from robot_rl.agents.optimiser import Adam
 
 __all__ = ["CHOICES", "GripperCritic"]
 

@@ -10,11 +10,11 @@ import zarr
 from numpy.typing import NDArray
 
 from robot_rl.errors import StoreError
-from robot_rl.store_chunks import checksummed, damaged_chunks, read_rows
-from robot_rl.store_files import WholeFileStore
-from robot_rl.store_labels import label_names
-from robot_rl.store_layout import SOURCES, TABLE
-from robot_rl.store_raw import RawStore, partials
+from robot_rl.store.chunks import checksummed, damaged_chunks, read_rows
+from robot_rl.store.files import WholeFileStore
+from robot_rl.store.labels import label_names
+from robot_rl.store.layout import SOURCES, TABLE
+from robot_rl.store.raw import RawStore, partials
 
 OnProgress = Callable[[int, int], None]
 """Called with what is done and the whole, in rows of arrays."""

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robot_rl.batch import Batch
-from robot_rl.optimiser import Adam
+from robot_rl.agents.batch import Batch
+from robot_rl.agents.optimiser import Adam
 
 __all__ = ["Record", "RecordedUpdate", "record_cuda_graph"]
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from robot_rl.errors import ConfigError, ShapeError, StoreError
 from robot_rl.observation import ROOT, ObservationLayout, check_array
-from robot_rl.store_chunks import codecs, read_rows
-from robot_rl.store_commit import (
+from robot_rl.store.chunks import codecs, read_rows
+from robot_rl.store.commit import (
     COMMIT,
     Commit,
     instructions_checksum,
@@ -22,7 +22,7 @@ from robot_rl.store_commit import (
     write_commit,
     write_instructions,
 )
-from robot_rl.store_files import (
+from robot_rl.store.files import (
     WholeFiles,
     WholeFileStore,
     WriterLock,
@@ -31,7 +31,7 @@ from robot_rl.store_files import (
     sync_directory,
     to_json,
 )
-from robot_rl.store_layout import SOURCES, TABLE, StoreLayout, space_from_json
+from robot_rl.store.layout import SOURCES, TABLE, StoreLayout, space_from_json
 
 __all__ = ["COMMIT", "StoreWriter", "create_arrays"]
 

@@ -1,0 +1,1 @@
+"""Benchmarks of learning, each beside a named reference in the same run (`robot-rl bench`)."""

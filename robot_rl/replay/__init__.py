@@ -1,0 +1,1 @@
+"""Transitions kept for learning, each frame once."""
