@@ -9,7 +9,7 @@ import torch
 
 @cache
 def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max(1, torch.get_num_threads() - 1), thread_name_prefix="robot_rl.agents.ensemble")
+    return ThreadPoolExecutor(max(1, torch.get_num_threads() - 1), thread_name_prefix="robot_rl.parallel")
 
 
 def run_in_parallel(work: Callable[[int, int, int], None], items: int, threads: int | None = None) -> None:

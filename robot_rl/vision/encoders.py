@@ -8,8 +8,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from robot_rl.vision.kernels import embed
+from robot_rl.vision.keypoints import Keypoints
 
 __all__ = ["ConvEncoder", "Encoder", "FeatureEncoder"]
+
+REACH = 2.0  # a keypoint at the picture's border, in the latent
 
 
 class Encoder(nn.Module, ABC):
@@ -66,37 +69,42 @@ class FeatureEncoder(Encoder):
     """On cached features of a frozen trunk.
 
     Args:
-        shapes: Camera to (channels, cells).
+        shapes: Camera to (channels, rows, columns).
         spreads: Camera to what one step of each quantised channel is worth, shape (channels,).
         vector_dim: D.
-        sizes: Embeddings a channel, and width of each camera's part of the latent.
+        sizes: Embeddings a channel, width of each camera's part of the latent, and keypoints that join it.
         dropout: Of the embeddings in training.
         generator: Source of the initial weights.
     """
 
     def __init__(
         self,
-        shapes: Mapping[str, tuple[int, ...]],
+        shapes: Mapping[str, tuple[int, int, int]],
         spreads: Mapping[str, Tensor],
         vector_dim: int,
-        sizes: tuple[int, int],
+        sizes: tuple[int, int, int],
         dropout: float,
         generator: torch.Generator,
     ) -> None:
         super().__init__()
         self.cameras = list(shapes)
-        embeddings, width = sizes
-        self.heads = nn.ModuleList(
-            _CameraHead(shapes[c][1], shapes[c][0], embeddings, width, dropout, generator) for c in self.cameras
-        )
+        embeddings, width, keypoints = sizes
+        self.heads, self.points = nn.ModuleList(), nn.ModuleList()
+        for channels, rows, columns in shapes.values():
+            self.heads.append(_CameraHead(rows * columns, channels, embeddings, width, dropout, generator))
+            if keypoints:
+                self.points.append(Keypoints(channels, (rows, columns), keypoints, generator))
         for index, camera in enumerate(self.cameras):
             self.register_buffer(f"spread{index}", spreads[camera].cpu())
-        self.output_dim = vector_dim + width * len(self.cameras)
+        self.output_dim = vector_dim + (width + 2 * keypoints) * len(self.cameras)
 
     def forward(self, vector: Tensor, images: Mapping[str, Tensor], random: torch.Generator | None = None) -> Tensor:
         parts = [vector]
         for index, camera in enumerate(self.cameras):
-            parts.append(self.heads[index](images[camera], getattr(self, f"spread{index}"), random))
+            features, spread = images[camera], getattr(self, f"spread{index}")
+            parts.append(self.heads[index](features, spread, random))
+            if self.points:
+                parts.append(REACH * self.points[index](features, spread))
         return torch.cat(parts, -1)
 
 

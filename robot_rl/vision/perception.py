@@ -5,6 +5,7 @@ shifts (DrQ's augmentation, arXiv 2004.13649), and an update costs little more t
 projected onto their leading principal directions and kept in eight bits: 2 kB a picture and shift instead of 49.
 """
 
+import math
 import zlib
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
@@ -58,6 +59,7 @@ class Perception:
         self._logs: dict[str, SeenLog] = {}
         self._newest: dict[str, tuple[NDArray[Any], NDArray[np.uint8]]] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
+        self._maps: dict[str, tuple[int, int]] = {}
         self._tensors: dict[str, Tensor] = {}
         for name in self.cameras:
             box = layout.leaves[name]
@@ -69,6 +71,7 @@ class Perception:
             cells, channels = self._trunk(torch.zeros(1, *box.shape, dtype=torch.uint8, device=device)).shape[1:]
             kept = min(config.channels, channels)
             self.shapes[name] = (config.shifts, kept, cells)
+            self._maps[name] = _map_shape(cells, box.shape[0] / box.shape[1])
             generator = torch.Generator().manual_seed(seed)
             basis = torch.linalg.qr(torch.randn(channels, kept, generator=generator))[0]
             self._set(name, torch.zeros(channels), basis, torch.ones(kept))
@@ -177,10 +180,9 @@ class Perception:
             return ConvEncoder(shapes, vector_dim, self.config.width, self.config.shift_pixels, generator)
         spreads = {name: (std := self._of(name)[2]) / std[0] * (QUANTISED_RANGE / 127.0) for name in self.cameras}
         spreads = {name: spread.repeat(self.history) for name, spread in spreads.items()}
-        shapes = {name: (self.history * shape[1], *shape[2:]) for name, shape in self.shapes.items()}
-        return FeatureEncoder(
-            shapes, spreads, vector_dim, (self.config.embeddings, self.config.width), self.config.dropout, generator
-        )
+        shapes = {name: (self.history * self.shapes[name][1], *self._maps[name]) for name in self.cameras}
+        sizes = (self.config.embeddings, self.config.width, self.config.keypoints)
+        return FeatureEncoder(shapes, spreads, vector_dim, sizes, self.config.dropout, generator)
 
     def state(self) -> dict[str, Tensor]:
         """A copy, on the CPU, of the fitted projection, by name: part of every policy and checkpoint."""
@@ -193,3 +195,10 @@ class Perception:
             ShapeError: A tensor is missing, or of another trunk.
         """
         copy_into(self._tensors, tensors)
+
+
+def _map_shape(cells: int, height_by_width: float) -> tuple[int, int]:
+    """Rows and columns of a trunk's map: the two that give so many cells and come nearest the picture's proportions."""
+    divisors = [rows for rows in range(1, cells + 1) if cells % rows == 0]
+    rows = min(divisors, key=lambda n: abs(math.log(n * n / cells / height_by_width)))
+    return rows, cells // rows

@@ -64,7 +64,8 @@ class PickCube(Task):
     )  # fmt: skip
 
     def build(self, scene: Scene) -> None:
-        """A cube of 50 g, and the area it is placed in drawn on the table."""
+        """A cube of 50 g, and the area it is placed in drawn on the table; the front camera sees little else."""
+        scene.aim_front(np.array([*AREA_CENTRE, 0.06]), fovy=30.0)
         cube = scene.spec.worldbody.add_body(name="cube", pos=[0.5, 0.0, HALF_SIZE])
         cube.add_freejoint()
         cube.add_geom(

@@ -212,18 +212,18 @@ def test_cloning_reproduces_the_demonstrator_and_ignores_the_rest():
     assert torch.equal(critics, one.critics.parameters)
 
 
-PICTURES = {"front": (3, 5), "wrist": (2, 7)}  # channels, cells
+PICTURES = {"front": (3, 1, 5), "wrist": (2, 7, 1)}  # channels, rows, columns
 
 
 def eyes(vector_dim: int, generator: torch.Generator) -> FeatureEncoder:
-    spreads = {name: torch.full((channels,), 0.05) for name, (channels, _) in PICTURES.items()}
-    return FeatureEncoder(PICTURES, spreads, vector_dim, (2, 8), 0.1, generator)
+    spreads = {name: torch.full((channels,), 0.05) for name, (channels, *_) in PICTURES.items()}
+    return FeatureEncoder(PICTURES, spreads, vector_dim, (2, 8, 3), 0.1, generator)
 
 
 def seen_batch(seed: int = 0) -> Batch:
     g = torch.Generator().manual_seed(1000 + seed)
     images, following = (
-        {n: torch.randint(0, 256, (64, *shape), generator=g, dtype=torch.uint8) for n, shape in PICTURES.items()}
+        {n: torch.randint(0, 256, (64, c, h * w), generator=g, dtype=torch.uint8) for n, (c, h, w) in PICTURES.items()}
         for _ in range(2)
     )
     return random_batch(seed)._replace(images=images, next_images=following)

@@ -15,6 +15,7 @@ from robot_rl.policy import Policy
 from robot_rl.replay.buffer import ReplayBuffer
 from robot_rl.vision.config import VisionConfig
 from robot_rl.vision.kernels import embed
+from robot_rl.vision.keypoints import Keypoints, locate
 from robot_rl.vision.perception import Perception
 from robot_rl.vision.trunks import load_trunk
 
@@ -94,6 +95,51 @@ def test_the_embedding_kernel_is_the_einsum_and_its_gradient():
     torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-3)
     (gradient,) = torch.autograd.grad(out.square().sum(), [places])
     torch.testing.assert_close(gradient, wanted, rtol=1e-3, atol=1.0)
+
+
+def test_the_keypoint_kernel_is_the_softmax_and_its_gradient():
+    """Beside torch's own softmax, also where logits lie hundreds apart, and whatever the threads."""
+    g = torch.Generator().manual_seed(0)
+    features = torch.randint(0, 256, (9, 5, 12), generator=g, dtype=torch.uint8)
+    mixture = (0.2 * torch.randn(7, 5, generator=g)).requires_grad_()
+    places = torch.rand(2, 12, generator=g) * 2 - 1
+    logits = torch.einsum("kc,bcp->bkp", mixture, features.float() - 128.0)
+    assert (logits.amax(-1) - logits.amin(-1)).max() > 150
+    expected = torch.einsum("bkp,xp->bkx", torch.softmax(logits, -1), places)
+    weigh = torch.randn(9, 7, 2, generator=g)
+    (wanted,) = torch.autograd.grad((expected * weigh).sum(), [mixture])
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            out = locate(features, mixture, places)
+            found.append((out, *torch.autograd.grad((out * weigh).sum(), [mixture])))
+    finally:
+        torch.set_num_threads(before)
+    torch.testing.assert_close(found[0][0], expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found[0][1], wanted, rtol=1e-3, atol=1e-2)
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+def test_a_keypoint_is_where_its_channel_is_strong():
+    """By hand: of 3 x 5 cells the one in row 2 and column 1 is strong, so the point is at (1, -0.5)."""
+    features = torch.full((1, 1, 15), 100, dtype=torch.uint8)
+    features[0, 0, 2 * 5 + 1] = 250
+    points = Keypoints(1, (3, 5), 1, torch.Generator())
+    with torch.no_grad():
+        points.mixture.fill_(1.0)
+    torch.testing.assert_close(points(features, torch.tensor([0.1])), torch.tensor([[1.0, -0.5]]), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(("height", "width"), [(128, 128), (64, 128), (96, 160)])
+def test_maps_have_the_proportions_of_their_pictures(height, width):
+    """Stride 16: a map of 8 x 8, 4 x 8, 6 x 10 cells, so row and column of a keypoint mean what they say."""
+    box = gym.spaces.Box(0, 255, (height, width, 3), np.uint8)
+    space = gym.spaces.Dict({"images": gym.spaces.Dict({"front": box})})
+    one = Perception(VisionConfig(shifts=1), ObservationLayout(space), 0)
+    (points,) = one.encoder(3, torch.Generator()).points
+    rows, columns = (axis.unique() for axis in points.places)
+    assert (len(rows), len(columns)) == (height // 16, width // 16)
 
 
 def test_features_say_where_a_thing_is():
