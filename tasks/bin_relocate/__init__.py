@@ -17,11 +17,12 @@ __all__ = ["TAGS", "BinRelocate"]
 HALF_SIZE = 0.025  # of the block [m]
 CENTRE_X = 0.5  # of both bins [m]
 BIN_Y = 0.11  # of the left bin's centre; the right one's is at -BIN_Y [m]
-BIN_HALF = (0.1, 0.06)  # inside [m]
+BIN_HALF = (0.12, 0.06)  # inside; in x more than the tool reaches, so that it never stands a block on an outer wall [m]
+START_HALF = (0.045, 0.025)  # around a bin's centre, where the block is placed [m]
 RIM = 0.025  # height of the outer walls, lower than the fingertips that hold a block [m]
 WALL_HALF = 0.003  # half their thickness [m]
 RIDGE = 0.05  # height of the inner wall, and half its width at the foot [m]
-SLIPPERY = (0.1, 0.005, 0.0001)  # a block that lands on a wall slides down and lies flat
+SLIPPERY = (0.1, 0.005, 0.0001)  # a block that lands on a wall slides down and lies flat; at 0.3 one in 20 leant there
 GRASP = 0.012  # tcp above the block's centre [m]
 
 RIGHT, LEFT = "move the object to the right bin", "move the object to the left bin"
@@ -115,11 +116,10 @@ class BinRelocate(Task):
         )
 
     def reset(self, cell: Cell, rng: np.random.Generator) -> None:
-        """The object anywhere in one of the bins, turned by up to 45 degrees."""
+        """The object around the middle of one of the bins, turned by up to 45 degrees."""
         if cell.stage is not None:
-            room = np.array([0.045, 0.025])
             side = rng.choice([1.0, -1.0])
-            position = np.array([CENTRE_X, side * BIN_Y]) + room * rng.uniform(-1.0, 1.0, 2)
+            position = np.array([CENTRE_X, side * BIN_Y]) + np.array(START_HALF) * rng.uniform(-1.0, 1.0, 2)
             turn = quat_from_rotvec(np.array([0.0, 0.0, rng.uniform(-np.pi / 4, np.pi / 4)]))
             cell.stage.place("object", np.array([*position, HALF_SIZE, *turn]))
 
