@@ -73,7 +73,8 @@ class TrainConfig:
         device: Of the learner: cpu, or a CUDA device.
         batch_size: Transitions in a batch.
         demo_fraction: Share of demonstrations in a batch.
-        keep_successes: Successful training episodes count as demonstrations too.
+        keep_successes: Training episodes that succeed count as demonstrations too, where they took no longer than the
+            longest of those.
         utd_ratio: Critic updates per environment step.
         utd: `enforced`: exactly that many, and an asynchronous actor waits between episodes where the learner is
             behind; `free`: an asynchronous learner updates as often as it can and the actor waits for nothing.

@@ -41,6 +41,7 @@ class Skill:
 
     Attributes:
         steps: Environment steps of this skill.
+        longest_demonstration: In steps; 0 without demonstrations.
         learnt: The latest value of each of the agent's scalars.
     """
 
@@ -53,7 +54,7 @@ class Skill:
     ) -> None:
         self.config, self.agent, self.sampling = config, agent, sampling
         self.demos, self.online = buffers
-        self.steps = 0
+        self.steps = self.longest_demonstration = 0
         self.learnt: dict[str, Any] = {}
         self._batch = self.online.empty_batch(config.batch_size)
 
@@ -87,9 +88,9 @@ class Skill:
     def keep_demonstrated(self, sources: NDArray[np.uint8], success: bool) -> None:
         """Of the episode that is newest in `online`, what counts as demonstration too.
 
-        All of it, where it succeeded by itself and `keep_successes` says so. Where a person took over, their steps
-        alone, each run of them by itself, so that no transition joins two: what made the person step in is nothing to
-        imitate.
+        All of it, where `keep_successes` says so and it succeeded by itself, no slower than the slowest demonstration:
+        what dithers and succeeds at last shows mostly how to dither. Where a person took over, their steps alone, each
+        run of them by itself, so that no transition joins two: what made the person step in is nothing to imitate.
 
         Args:
             sources: Whose each step was, as the store has it, shape (T,).
@@ -97,7 +98,8 @@ class Skill:
         """
         first = self.online.rows - len(sources) - 1
         if success and self.config.keep_successes and not (sources == HUMAN).any():
-            self.demos.copy_rows(self.online, first, self.online.rows)
+            if len(sources) <= (self.longest_demonstration or len(sources)):
+                self.demos.copy_rows(self.online, first, self.online.rows)
             return
         human = np.concatenate([[False], sources == HUMAN, [False]])
         for start, stop in np.flatnonzero(human[1:] != human[:-1]).reshape(-1, 2):
@@ -159,7 +161,9 @@ class Learner:
             self.skills[instruction] = Skill(config, agent, (demos, online), sampling)
         if demonstrations is not None:
             for record in demonstrations.episode_table():
-                self.skill(record.instruction).demos.extend_from_store(demonstrations, record.start, record.stop)
+                skill = self.skill(record.instruction)
+                skill.demos.extend_from_store(demonstrations, record.start, record.stop)
+                skill.longest_demonstration = max(skill.longest_demonstration, record.length)
         if tensors is not None:
             self.policy.load_state_dict(tensors)
             for skill, own in zip(self.skills.values(), facts["skills"], strict=True):
