@@ -316,6 +316,16 @@ def test_what_a_person_did_is_stored_as_done_and_feeds_both_halves(keep_successe
     assert rates == pytest.approx([min(max(n - 2, 0), 2) / n for n in lengths])
 
 
+def test_a_success_slower_than_every_demonstration_is_not_imitated(tmp_path):
+    settings = config(demos="3", keep_successes=True, steps=300, random_steps=0, bc_updates=300, learning_starts=300)
+    _, trainer, _ = train(settings, tmp_path / "run")
+    shown = [r.length for r in EpisodeStore.open(tmp_path / "run" / "demonstrations").episode_table()]
+    done = [r.length for r in trainer.store.episode_table() if r.closed and r.success]
+    quick = [length for length in done if length <= max(shown)]
+    assert 0 < len(quick) < len(done), "of a cloned policy's noisy ways some are short, some long"
+    assert len(skill(trainer).demos) == sum(shown) + sum(quick)
+
+
 def test_what_an_environments_bug_leaves_is_kept_and_gone_on_with(tmp_path):
     """Not ours to catch, but no step may be lost to it."""
     settings = config(env={"fails_at": 30})
