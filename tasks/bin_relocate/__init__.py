@@ -17,12 +17,13 @@ __all__ = ["TAGS", "BinRelocate"]
 HALF_SIZE = 0.025  # of the block [m]
 CENTRE_X = 0.5  # of both bins [m]
 BIN_Y = 0.11  # of the left bin's centre; the right one's is at -BIN_Y [m]
-BIN_HALF = (0.12, 0.06)  # inside; in x more than the tool reaches, so that it never stands a block on an outer wall [m]
+BIN_HALF = (0.1, 0.06)  # inside: along x a held block hardly reaches a wall, and one lying at it can be grasped [m]
 START_HALF = (0.045, 0.025)  # around a bin's centre, where the block is placed [m]
 RIM = 0.025  # height of the outer walls, lower than the fingertips that hold a block [m]
 WALL_HALF = 0.003  # half their thickness [m]
 RIDGE = 0.05  # height of the inner wall, and half its width at the foot [m]
-SLIPPERY = (0.1, 0.005, 0.0001)  # a block that lands on a wall slides down and lies flat; at 0.3 one in 20 leant there
+SLIPPERY = (0.3, 0.005, 0.0001)  # a block that lands on a wall slides down
+FLOOR = (0.1, 0.005, 0.0001)  # and along the floor, until it lies flat: at 0.3 one in twenty stayed leaning
 GRASP = 0.012  # tcp above the block's centre [m]
 
 RIGHT, LEFT = "move the object to the right bin", "move the object to the left bin"
@@ -91,8 +92,8 @@ class BinRelocate(Task):
         length = BIN_Y + BIN_HALF[1]  # from the middle to the inside of an end wall
         for sign, colour in ((1, [0.80, 0.62, 0.34, 1.0]), (-1, [0.40, 0.54, 0.66, 1.0])):
             world.add_geom(
-                type=box, size=[*BIN_HALF, 0.0005], pos=[CENTRE_X, sign * BIN_Y, 0.0], rgba=colour, friction=SLIPPERY,
-                priority=1,
+                type=box, size=[*BIN_HALF, 0.0005], pos=[CENTRE_X, sign * BIN_Y, 0.0], rgba=colour, friction=FLOOR,
+                priority=1,  # over the block's own friction
             )  # fmt: skip
             world.add_geom(
                 size=[BIN_HALF[0], WALL_HALF, RIM / 2], pos=[CENTRE_X, sign * (length + WALL_HALF), RIM / 2], **wall

@@ -5,7 +5,7 @@ import pytest
 
 import tasks
 from robot_rl.errors import ConfigError
-from tasks.bin_relocate import BIN_HALF, LEFT, RIGHT, BinRelocate
+from tasks.bin_relocate import LEFT, RIGHT, BinRelocate
 
 STILL = np.zeros(7, np.float32)
 FLAT = [0.0, 0.0, 0.0, 1.0]
@@ -127,7 +127,7 @@ def test_an_object_still_held_is_let_down_into_the_bin_below(env):
 
 @pytest.mark.parametrize("y", [-0.03, -0.005, 0.005, 0.03])
 def test_an_object_dropped_on_the_ridge_slides_into_a_bin(env, y):
-    """Whose 45 degrees are steeper than the friction cone of 0.1, 6 degrees."""
+    """Whose 45 degrees are steeper than the friction cone of 0.3, 17 degrees."""
     env.reset(seed=0)
     put(env, [0.52, y, 0.09, *FLAT])
     for _ in range(12):
@@ -138,7 +138,7 @@ def test_an_object_dropped_on_the_ridge_slides_into_a_bin(env, y):
 
 @pytest.mark.parametrize("tilt", [-0.7, -0.6, -0.5, -0.4])
 def test_an_object_dropped_askew_beside_the_ridge_does_not_stay_leaning_there(env, tilt):
-    """There no finger has room: with a friction of 0.3 all of these stay, a centimetre higher than what lies flat."""
+    """There no finger has room: on a floor with a friction of 0.3 all of these stay, a centimetre too high."""
     env.reset(seed=0)
     put(env, [0.5, 0.068, 0.05, np.sin(tilt / 2), 0.0, 0.0, np.cos(tilt / 2)])
     for _ in range(20):
@@ -146,11 +146,15 @@ def test_an_object_dropped_askew_beside_the_ridge_does_not_stay_leaning_there(en
     assert where(env)[2] == pytest.approx(0.0255, abs=1e-3)
 
 
-def test_a_held_object_never_stands_on_an_outer_wall_along_the_bins():
-    """The tool at the end of its box; the block held 12 mm off its middle, and turned by 45 degrees."""
-    limits = BinRelocate.spec.limits
-    assert limits.position_high[0] + 0.012 + 0.025 * np.sqrt(2) < 0.5 + BIN_HALF[0]
-    assert 0.5 - limits.position_low[0] == pytest.approx(limits.position_high[0] - 0.5)
+@pytest.mark.parametrize("x", [0.425, 0.575])
+@pytest.mark.parametrize("y", [0.09, 0.145])
+def test_an_object_in_a_corner_can_be_got_at(env, x, y):
+    """Touching the wall, whose inside is 0.1 m from the middle."""
+    env.reset(seed=0)
+    put(env, [x, y, 0.0255, *FLAT])
+    env.reset()
+    assert env.unwrapped.instruction == RIGHT
+    assert relocate(env, 0)["success"]
 
 
 def test_a_lost_object_ends_the_episode_and_is_placed_anew(env):
