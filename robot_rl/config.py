@@ -141,11 +141,6 @@ class TrainConfig:
             raise ConfigError("reward_refit fits a learned reward anew, and there is none. Give --reward REWARD.")
         if self.utd not in ("enforced", "free"):
             raise ConfigError(f"utd is {self.utd!r}; it is enforced or free.")
-        if self.agent.cuda_graphs and (self.vision.dropout or self.vision.encoder == "conv"):
-            raise ConfigError(
-                "agent.cuda_graphs records what an update does; vision.dropout and vision.encoder=conv draw anew in "
-                "each. Leave it off, or see with a frozen encoder and without dropout."
-            )
         for name, (low, high) in _RANGES.items():
             value = getattr(self, name)
             if not low <= value <= high:  # so written that it refuses NaN too

@@ -6,7 +6,7 @@ import platform
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from robot_rl.config import TrainConfig, load_config, preset
 from robot_rl.errors import ConfigError, StoreError
 from robot_rl.store.files import WriterLock, write_whole
 from robot_rl.tensor_files import load_tensors, save_tensors
+from robot_rl.vision.config import VisionConfig
 
 __all__ = ["RunDirectory", "load_tensors", "save_tensors"]
 
@@ -68,7 +69,8 @@ class RunDirectory:
             raise ConfigError(
                 f"{path} is no run directory: it has no config.yaml. Runs lie in runs/<task>/<timestamp>."
             )
-        return run, load_config(run.config, preset("serl", ""))
+        before = replace(preset("serl", ""), vision=VisionConfig(keypoints=0))  # what older runs did not say
+        return run, load_config(run.config, before)
 
     def write_config(self, config: TrainConfig) -> None:
         """Write every setting, with the versions that are installed; replaced atomically.

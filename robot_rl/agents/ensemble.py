@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from robot_rl.agents import kernels
-from robot_rl.agents.blas import prepare_blas
 from robot_rl.agents.optimiser import Adam
+from robot_rl.blas import prepare_blas
 from robot_rl.parallel import run_in_parallel
 
 Array = NDArray[np.float32]

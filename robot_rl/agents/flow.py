@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from robot_rl.agents.batch import Batch
 from robot_rl.agents.config import AgentConfig
 from robot_rl.agents.scaling import ObservationScale
-from robot_rl.agents.state import copy_into, to_cpu
+from robot_rl.tensor_state import copy_into, to_cpu
 from robot_rl.vision.encoders import Encoder
 
 __all__ = ["FlowAgent"]

@@ -10,7 +10,7 @@ from torch import Tensor
 from robot_rl.agents import kernels
 from robot_rl.parallel import run_in_parallel
 
-BETA1, BETA2 = 0.9, 0.999
+BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 _NO_AVERAGE: NDArray[np.float32] = np.zeros(0, np.float32)
 
 
@@ -26,8 +26,8 @@ class Adam:
 
     Attributes:
         steps: Taken so far.
-        counted_outside: Whoever set it calls `advance` before each step, which itself is tensor work alone and may be
-            recorded and replayed.
+        rates: Where set, `step` takes what `count` gives from this tensor, shape (3,), and whoever set it counts: then
+            a step is tensor work alone and may be recorded and replayed.
     """
 
     def __init__(
@@ -45,24 +45,23 @@ class Adam:
         self.m = torch.zeros_like(self.parameter)
         self.v = torch.zeros_like(self.parameter)
         self.steps = 0
-        self.counted_outside = False
-        self._numbers = None if self.fused else torch.zeros(3, device=parameter.device)  # rate, epsilon, keep
+        self.rates: Tensor | None = None
+
+    def count(self) -> tuple[float, float, float]:
+        """Count one step; returns its bias-corrected rate, epsilon, and the share of every parameter that is kept."""
+        self.steps += 1
+        rate = self.learning_rate * (min(1.0, self.steps / self.warmup_steps) if self.warmup_steps else 1.0)
+        root = math.sqrt(1 - BETA2**self.steps)
+        return rate * root / (1 - BETA1**self.steps), EPSILON * root, 1.0 - rate * self.weight_decay
 
     def advance(self, tau: float = 0.0) -> tuple[np.float32, ...]:
         """Count one step; returns the last six arguments of `kernels.adam` for it."""
-        self.steps += 1
-        epsilon = 1e-8
-        rate = self.learning_rate * (min(1.0, self.steps / self.warmup_steps) if self.warmup_steps else 1.0)
-        keep = 1.0 - rate * self.weight_decay
-        root = math.sqrt(1 - BETA2**self.steps)
-        rate *= root / (1 - BETA1**self.steps)
-        if self._numbers is not None:
-            self._numbers.copy_(torch.tensor((rate, epsilon * root, keep)))
-        return tuple(np.float32(number) for number in (rate, BETA1, BETA2, epsilon * root, tau, keep))
+        rate, epsilon, keep = self.count()
+        return tuple(np.float32(number) for number in (rate, BETA1, BETA2, epsilon, tau, keep))
 
     def step(self, gradient: Tensor, target: Tensor | None = None, tau: float = 0.0) -> None:
         """One step along ``gradient``; then ``target += tau (parameter - target)``."""
-        if self._numbers is None:
+        if self.fused:
             numbers = self.advance(tau)
             p, g, m, v = (t.detach().view(-1).numpy() for t in (self.parameter, gradient.contiguous(), self.m, self.v))
             averaged = _NO_AVERAGE if target is None else target.detach().view(-1).numpy()
@@ -78,9 +77,7 @@ class Adam:
                 shares,
             )
             return
-        if not self.counted_outside:
-            self.advance()
-        rate, epsilon, keep = self._numbers
+        rate, epsilon, keep = self.count() if self.rates is None else self.rates
         self.m.lerp_(gradient, 1 - BETA1)
         self.v.mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
         self.parameter.mul_(keep).sub_(self.m * rate / self.v.sqrt().add_(epsilon))

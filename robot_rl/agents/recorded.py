@@ -6,8 +6,10 @@ and from then on new numbers are copied into those places and the recording is r
 carried out as written.
 """
 
+import gc
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -25,9 +27,10 @@ WARM_UPS = 3  # of each kind before it is recorded, so that libraries have what 
 
 
 def record_cuda_graph(work: Callable[[], Metrics]) -> tuple[Callable[[], Any], Metrics]:
-    """Record `work`; returns what replays it, and where it leaves its results."""
+    """Record `work` on the present device and stream; returns what replays it, and where it leaves its results."""
+    gc.collect()  # an older graph destroyed while this one is recorded would spoil it
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, stream=torch.cuda.current_stream()):
         metrics = work()
     return graph.replay, metrics
 
@@ -39,13 +42,16 @@ class RecordedUpdate:
         work: Of one update, of (batch, draws).
         adams: Its optimisers by whether they move at an actor step only.
         record: Records work; `record_cuda_graph`.
+        device: Of it all.
     """
 
     def __init__(
-        self, work: Callable[[Batch, Any], Metrics], adams: Mapping[bool, Iterable[Adam]], record: Record
+        self, work: Callable[[Batch, Any], Metrics], adams: Mapping[bool, Iterable[Adam]], record: Record, device: str
     ) -> None:
-        self._work, self._record = work, record
-        self._adams = {actor: list(some) for actor, some in adams.items()}
+        self._work, self._record, self._device = work, record, torch.device(device)
+        self._always, self._with_actor = list(adams[False]), list(adams[False]) + list(adams[True])
+        self._rates = torch.zeros(len(self._with_actor), 3, device=device)
+        self._stream = torch.cuda.Stream(device) if self._device.type == "cuda" else None
         self._carried_out = Counter[bool]()
         self._places: dict[bool, tuple[Batch, Any]] = {}
         self._recordings: dict[bool, tuple[Callable[[], Any], Metrics]] = {}
@@ -55,7 +61,8 @@ class RecordedUpdate:
         actor = draws.actor is not None
         if self._carried_out[actor] < WARM_UPS:
             self._carried_out[actor] += 1
-            return self._beside(batch, draws)
+            with self._aside():
+                return self._work(batch, draws)
         if actor not in self._places:
             self._places[actor] = (_map(torch.clone, batch), _map(torch.clone, draws))
         batch_place, draws_place = self._places[actor]
@@ -63,35 +70,47 @@ class RecordedUpdate:
             return self._work(batch, draws)
         _copy(batch, batch_place)
         _copy(draws, draws_place)
-        moved = [*self._adams[False], *(self._adams[True] if actor else [])]
+        moved = self._with_actor if actor else self._always
         if actor not in self._recordings:
-            self._recordings[actor] = self._record(lambda: self._uncounted(moved, batch_place, draws_place))
-        for adam in moved:
-            adam.advance()
+            with self._aside():
+                self._recordings[actor] = self._record(lambda: self._uncounted(moved, batch_place, draws_place))
+        rates = torch.tensor([adam.count() for adam in moved])
+        self._rates[: len(moved)].copy_(rates.pin_memory() if self._stream else rates, non_blocking=True)
         replay, metrics = self._recordings[actor]
-        replay()
+        with self._on_device():
+            replay()
         return metrics
 
     def _uncounted(self, moved: list[Adam], batch: Batch, draws: Any) -> Metrics:
         """The work, its optimisers' steps being counted where it is replayed."""
-        for adam in moved:
-            adam.counted_outside = True
+        for adam, rates in zip(moved, self._rates, strict=False):
+            adam.rates = rates
         try:
             return self._work(batch, draws)
         finally:
             for adam in moved:
-                adam.counted_outside = False
+                adam.rates = None
 
-    def _beside(self, batch: Batch, draws: Any) -> Metrics:
-        """Carried out on a stream of its own, as recording wants it before."""
-        if not batch.reward.is_cuda:
-            return self._work(batch, draws)
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            metrics = self._work(batch, draws)
-        torch.cuda.current_stream().wait_stream(stream)
-        return metrics
+    def _on_device(self) -> AbstractContextManager[Any]:
+        return torch.cuda.device(self._device) if self._stream else nullcontext()
+
+    def _aside(self) -> AbstractContextManager[Any]:
+        """A stream beside the usual one, after what was asked for there and before what follows: recording wants it."""
+        return _Aside(self._stream) if self._stream else nullcontext()
+
+
+class _Aside:
+    def __init__(self, stream: torch.cuda.Stream) -> None:
+        self._stream, self._usual = stream, torch.cuda.current_stream(stream.device)
+        self._inside = torch.cuda.stream(stream)  # makes the stream's device the present one too
+
+    def __enter__(self) -> None:
+        self._stream.wait_stream(self._usual)
+        self._inside.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self._inside.__exit__(*error)
+        self._usual.wait_stream(self._stream)
 
 
 def _map(change: Callable[[Tensor], Tensor], value: Any) -> Any:

@@ -24,7 +24,8 @@ from robot_rl.agents.networks import Actor, Critics, TanhGaussian, softplus_inve
 from robot_rl.agents.optimiser import Adam
 from robot_rl.agents.recorded import Record, RecordedUpdate, record_cuda_graph
 from robot_rl.agents.scaling import ObservationScale
-from robot_rl.agents.state import copy_into, to_cpu
+from robot_rl.errors import ConfigError
+from robot_rl.tensor_state import copy_into, to_cpu
 from robot_rl.vision.encoders import Encoder
 
 __all__ = ["AgentConfig", "Batch", "SACAgent"]
@@ -159,7 +160,8 @@ class SACAgent:
             update_actor: Overrides the schedule.
 
         Returns:
-            Scalars as tensors; reading one (``float(metrics["critic_loss"])``) waits for the device.
+            Scalars as tensors; reading one (``float(metrics["critic_loss"])``) waits for the device. Where updates are
+            recorded, the next one overwrites them.
         """
         self.updates += 1
         due = self.updates % self.config.policy_delay == 0 if update_actor is None else update_actor
@@ -177,11 +179,20 @@ class SACAgent:
         return Draws(target, draw(self._learning, noise, None if cfg.actor_value == "mean" else subset, self.device))
 
     def record(self, record: Record) -> None:
-        """From now on record updates and replay them (`robot_rl.agents.recorded`). Encoders must draw nothing."""
+        """From now on record updates and replay them (`robot_rl.agents.recorded`).
+
+        Raises:
+            ConfigError: The encoders draw anew in every update.
+        """
+        if any(encoder.draws for encoder in self.encoders.values()):
+            raise ConfigError(
+                "agent.cuda_graphs records what an update does; vision.dropout and vision.encoder=conv draw anew in "
+                "each. Leave it off, or see with a frozen encoder and without dropout."
+            )
         adams: dict[bool, list[Adam]] = {False: [], True: []}
         for name, adam in self._adams().items():
             adams[name.startswith(("actor", "temperature", "encoder.actor"))].append(adam)
-        self._recorded = RecordedUpdate(self.learn, adams, record)
+        self._recorded = RecordedUpdate(self.learn, adams, record, self.device)
 
     def learn(self, batch: Batch, draws: Draws) -> Metrics:
         """The tensor work of `update`: nothing is drawn on the CPU but what an encoder draws, nothing read back."""

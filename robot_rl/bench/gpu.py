@@ -26,24 +26,30 @@ def gpu_benchmarks() -> list[dict[str, Any]]:
     """
     check_device("cuda")
     torch.set_float32_matmul_precision("high")
-    return [_updates(critics, graphs) for critics in (2, 10) for graphs in (False, True)]
+    return [row for critics in (2, 10) for row in _rows(critics)]
 
 
-def _updates(critics: int, graphs: bool) -> dict[str, Any]:
+def _rows(critics: int) -> list[dict[str, Any]]:
+    name, reference = f"gpu_critic_updates_per_s_{critics}_critics", _rate("cpu", critics)
+    return [
+        {
+            "name": name + ("_recorded" if graphs else ""),
+            "value": _rate("cuda", critics, graphs),
+            "unit": f"1/s on {torch.cuda.get_device_name()}, TF32",
+            "reference": f"the fused kernels on {torch.get_num_threads()} CPU threads",
+            "reference_value": reference,
+        }
+        for graphs in (False, True)
+    ]
+
+
+def _rate(device: str, critics: int, graphs: bool = False) -> float:
+    """Critic updates a second."""
     config = AgentConfig(critics=critics, policy_delay=DELAY, cuda_graphs=graphs)
-    rates: dict[str, float] = {}
-    for device in ("cuda", "cpu"):
-        agent, batch = SACAgent(OBSERVATION, ACTIONS, config, 0, device), _batch(device)
-        for _ in range(WARM_UPS * DELAY):
-            agent.update(batch)
-        rates[device] = 1 / float(np.median([_seconds(lambda a=agent, b=batch: a.update(b)) for _ in range(ROUNDS)]))
-    return {
-        "name": f"gpu_critic_updates_per_s_{critics}_critics" + ("_recorded" if graphs else ""),
-        "value": rates["cuda"],
-        "unit": f"1/s on {torch.cuda.get_device_name()}, TF32",
-        "reference": f"the fused kernels on {torch.get_num_threads()} CPU threads",
-        "reference_value": rates["cpu"],
-    }
+    agent, batch = SACAgent(OBSERVATION, ACTIONS, config, 0, device), _batch(device)
+    for _ in range(WARM_UPS * DELAY):
+        agent.update(batch)
+    return 1 / float(np.median([_seconds(lambda: agent.update(batch)) for _ in range(ROUNDS)]))
 
 
 def _batch(device: str) -> Batch:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from robot_rl.agents.blas import prepare_blas
 from robot_rl.agents.sac import AgentConfig, Batch, SACAgent
+from robot_rl.blas import prepare_blas
 
 OBSERVATION_DIM, ACTION_DIM, BATCH, ROWS = 25, 7, 256, 50_000
 REFERENCE = "eager torch: batched baddbmm, all target critics evaluated, torch.optim.Adam, foreach Polyak averaging"

@@ -1,4 +1,4 @@
-"""What success looks like: a frozen pretrained trunk, spatial embeddings a camera, one number out.
+"""What success looks like: a frozen pretrained trunk, spatial embeddings and keypoints a camera, one number out.
 
 The same class trains, is judged and serves, so that what it sees is prepared the same way everywhere: the file holds
 the fitted projection, the way of seeing, the cameras and the threshold beside the weights.
@@ -34,6 +34,7 @@ FOLDS = 4
 SMOOTHING = 0.02  # of the labels: a frame just before success looks like one just after
 TYPICAL = 400  # frames that the projection is fitted on
 FILE = "reward.safetensors"
+BEFORE: dict[str, Any] = {"keypoints": 0}  # what files of before keypoints do not say
 
 OnProgress = Callable[[str, int, int], None]
 
@@ -218,7 +219,10 @@ class SuccessClassifier:
             StoreError: There is none, or it is damaged.
         """
         tensors, facts = load_tensors(Path(path) / FILE)
-        space, vision = space_from_json(facts["space"]), VisionConfig(**facts["vision"])
+        space, vision = (
+            space_from_json(facts["space"]),
+            VisionConfig(**{"keypoints": 0, **facts["vision"]}),
+        )  # 0: saved before there were any
         one = cls(space, vision, facts["seed"], facts["task"], eyes)
         one.stages = int(facts.get("stages", 1))
         one.eyes.load(tensors)

@@ -106,7 +106,7 @@ def copy_segments(
         out: A directory that does not exist or is empty.
         segments: What to copy; those after the first have the same spaces.
         metadata: Of the new store.
-        level: Compression, `store_chunks.codecs`.
+        level: Compression, `robot_rl.store.chunks.codecs`.
         close: Close open episodes with their last observation; otherwise the last segment's stays open.
         on_progress: Called with rows done and their whole.
 

@@ -42,7 +42,7 @@ GROWTH = 4096  # rows that arrays grow by: a resize rewrites metadata, so seldom
 def create_arrays(path: Path, header: dict[str, Any], layout: StoreLayout, *, sync: bool, level: int = 1) -> None:
     """Make the files of an empty store; `commit.json` comes last, so a directory that has it is whole.
 
-    `level` is that of the compression (`store_chunks.codecs`).
+    `level` is that of the compression (`robot_rl.store.chunks.codecs`).
     """
     try:
         path.mkdir(parents=True, exist_ok=True)

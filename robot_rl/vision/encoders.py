@@ -20,9 +20,11 @@ class Encoder(nn.Module, ABC):
 
     Attributes:
         output_dim: L.
+        draws: Whether it draws random numbers in training.
     """
 
     output_dim: int
+    draws: bool
 
     @abstractmethod
     def forward(self, vector: Tensor, images: Mapping[str, Tensor], random: torch.Generator | None = None) -> Tensor:
@@ -89,6 +91,7 @@ class FeatureEncoder(Encoder):
         super().__init__()
         self.cameras = list(shapes)
         embeddings, width, keypoints = sizes
+        self.draws = dropout > 0
         self.heads, self.points = nn.ModuleList(), nn.ModuleList()
         for channels, rows, columns in shapes.values():
             self.heads.append(_CameraHead(rows * columns, channels, embeddings, width, dropout, generator))
@@ -128,7 +131,7 @@ class ConvEncoder(Encoder):
         generator: torch.Generator,
     ) -> None:
         super().__init__()
-        self.cameras, self.shift_pixels = list(shapes), shift_pixels
+        self.cameras, self.shift_pixels, self.draws = list(shapes), shift_pixels, True
         self.frames = [shapes[camera][0] for camera in self.cameras]
         self.convolutions, self.heads = nn.ModuleList(), nn.ModuleList()
         for camera in self.cameras:

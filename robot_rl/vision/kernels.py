@@ -88,5 +88,10 @@ def embed(features: Tensor, places: Tensor, spread: Tensor) -> Tensor:
     """
     if features.device.type == "cpu":
         return _Embed.apply(features, places, spread)  # pyright: ignore[reportReturnType]
+    return embed_anywhere(features, places, spread)
+
+
+def embed_anywhere(features: Tensor, places: Tensor, spread: Tensor) -> Tensor:
+    """`embed` in plain torch, on any device."""
     values = (features.float() - ZERO) * spread[:, None]
     return torch.einsum("bcp,ckp->bck", values, places)

@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from robot_rl.agents.blas import prepare_blas
+from robot_rl.agents.kernels import FAST
+from robot_rl.blas import prepare_blas
 from robot_rl.parallel import run_in_parallel
 from robot_rl.vision.kernels import ZERO
 
@@ -51,7 +52,7 @@ class Keypoints(nn.Module):
         return locate(features, self.mixture * spread, self.places).flatten(1)
 
 
-@numba.njit(inline="always")
+@numba.njit(fastmath=FAST, error_model="numpy", inline="always")
 def _softmax(x: NDArray[Any], bits: NDArray[Any], scale: NDArray[Any], weights: NDArray[Any]) -> None:
     """Softmax of a short vector. `scale` views `bits` as floats: powers of two are written as exponents.
 
@@ -63,7 +64,8 @@ def _softmax(x: NDArray[Any], bits: NDArray[Any], scale: NDArray[Any], weights: 
         largest = max(largest, x[p])
     total = np.float32(0.0)
     for p in range(len(x)):
-        t = max((x[p] - largest) * LOG2_E, SMALLEST_EXPONENT)
+        t = (x[p] - largest) * LOG2_E
+        t = max(t, SMALLEST_EXPONENT)  # so written that NaN stays NaN
         i = np.floor(t + np.float32(0.5))
         f = (t - i) * LN_2
         bits[p] = (np.int32(i) + np.int32(127)) << np.int32(23)
@@ -77,7 +79,7 @@ def _softmax(x: NDArray[Any], bits: NDArray[Any], scale: NDArray[Any], weights: 
         weights[p] /= total
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True)
+@numba.njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
 def _forward(
     first: int, last: int, x: NDArray[Any], mixture: NDArray[Any], places: NDArray[Any], weights: NDArray[Any],
     out: NDArray[Any],
@@ -100,7 +102,7 @@ def _forward(
                 out[b, k, axis] = total
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True)
+@numba.njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
 def _backward(
     first: int, last: int, x: NDArray[Any], places: NDArray[Any], weights: NDArray[Any], out: NDArray[Any],
     d_out: NDArray[Any], d_mixture: NDArray[Any],
@@ -162,5 +164,10 @@ def locate(features: Tensor, mixture: Tensor, places: Tensor) -> Tensor:
     """
     if features.device.type == "cpu":
         return _Locate.apply(features, mixture, places)  # pyright: ignore[reportReturnType]
+    return locate_anywhere(features, mixture, places)
+
+
+def locate_anywhere(features: Tensor, mixture: Tensor, places: Tensor) -> Tensor:
+    """`locate` in plain torch, on any device."""
     weights = torch.softmax(torch.matmul(mixture, features.float() - ZERO), -1)
     return torch.matmul(weights, places.T)

@@ -17,9 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from robot_rl.agents.state import copy_into, to_cpu
 from robot_rl.errors import ConfigError
 from robot_rl.observation import ObservationLayout
+from robot_rl.tensor_state import copy_into, to_cpu
 from robot_rl.vision.config import VisionConfig
 from robot_rl.vision.encoders import ConvEncoder, Encoder, FeatureEncoder
 from robot_rl.vision.seen import SeenLog

@@ -1,12 +1,18 @@
 """The agent: schedules, random streams, saving, and that it learns what is known to be optimal."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load, save
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from robot_rl.agents.sac import AgentConfig, Batch, SACAgent
 from robot_rl.errors import ConfigError, ShapeError
+from robot_rl.vision import kernels as kernels_of_vision
+from robot_rl.vision import keypoints
 from robot_rl.vision.encoders import FeatureEncoder
 
 SMALL = {"hidden_sizes": (32, 32), "critics": 4, "policy_delay": 2}
@@ -82,21 +88,51 @@ def test_fused_and_plain_agents_agree():
             torch.testing.assert_close(fused[name], plain[name], rtol=2e-3, atol=1e-4)
 
 
-def replayed_by_repeating(work):
-    """Stands for a CUDA graph: recording executes nothing, a replay does the same work on the same places."""
-    places = {}
+class Tape(TorchDispatchMode):
+    """Every tensor operation with the very tensors it took and gave: what a CUDA graph keeps of the work it records."""
 
-    def replay():
-        places.update((name, value) for name, value in work().items())
+    def __init__(self):
+        super().__init__()
+        self.calls = []
 
-    return replay, places
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert func is not torch.ops.aten._local_scalar_dense.default, "a number is read back to the host"
+        out = func(*args, **(kwargs or {}))
+        drawn = any(isinstance(argument, torch.Generator) for argument in (*args, *(kwargs or {}).values()))
+        if not drawn:  # a replay does not draw: what was drawn on the host stays
+            self.calls.append((func, args, kwargs or {}, out))
+        return out
+
+    @torch.no_grad()
+    def replay(self):
+        for func, args, kwargs, out in self.calls:
+            again = func(*args, **kwargs)
+            for one, other in zip(tree_leaves(out), tree_leaves(again), strict=True):
+                if (
+                    isinstance(one, torch.Tensor)
+                    and one.untyped_storage().data_ptr() != other.untyped_storage().data_ptr()
+                ):
+                    one.copy_(other)
+
+
+def as_on_a_tape(recorded_agent):
+    """Stands for `record_cuda_graph`: recording changes nothing, replaying repeats what was done on the same memory."""
+
+    def record(work):
+        before, tape = recorded_agent.state_dict(), Tape()
+        with tape:
+            metrics = work()
+        recorded_agent.load_state_dict(before)
+        return tape.replay, metrics
+
+    return record
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_recorded_updates_are_those_carried_out_as_written(variant: dict[str, object]):
     """All that a recording needs lies at fixed places: batch, draws, rates. A batch of another size is not replayed."""
     one, other = (agent(**{**variant, "fused": False}, warmup_steps=20) for _ in range(2))
-    other.record(replayed_by_repeating)
+    other.record(as_on_a_tape(other))
     for i in range(24):
         batch = random_batch(i, rows=32 if i == 20 else 64)
         left, right = one.update(batch), other.update(batch)
@@ -105,13 +141,22 @@ def test_recorded_updates_are_those_carried_out_as_written(variant: dict[str, ob
     assert_same(one.state_dict(), other.state_dict())
 
 
-def test_recorded_updates_see_new_pictures():
-    one, other = (SACAgent(3, 2, AgentConfig(**SMALL, bc_weight=1.0, fused=False), 0, encoder=eyes) for _ in range(2))
-    other.record(replayed_by_repeating)
+def test_recorded_updates_see_new_pictures(monkeypatch):
+    monkeypatch.setattr("robot_rl.vision.keypoints.locate", keypoints.locate_anywhere)
+    monkeypatch.setattr("robot_rl.vision.encoders.embed", kernels_of_vision.embed_anywhere)
+    config = AgentConfig(**SMALL, bc_weight=1.0, fused=False)
+    one, other = (SACAgent(3, 2, config, 0, encoder=partial(eyes, dropout=0.0)) for _ in range(2))
+    other.record(as_on_a_tape(other))
     for i in range(16):
         one.update(seen_batch(i))
         other.update(seen_batch(i))
     assert_same(one.state_dict(), other.state_dict())
+
+
+def test_updates_that_draw_are_not_recorded():
+    one = SACAgent(3, 2, AgentConfig(**SMALL), 0, encoder=eyes)
+    with pytest.raises(ConfigError, match=r"vision\.dropout"):
+        one.record(as_on_a_tape(one))
 
 
 def test_acting_does_not_change_what_is_learnt():
@@ -215,9 +260,9 @@ def test_cloning_reproduces_the_demonstrator_and_ignores_the_rest():
 PICTURES = {"front": (3, 1, 5), "wrist": (2, 7, 1)}  # channels, rows, columns
 
 
-def eyes(vector_dim: int, generator: torch.Generator) -> FeatureEncoder:
+def eyes(vector_dim: int, generator: torch.Generator, dropout: float = 0.1) -> FeatureEncoder:
     spreads = {name: torch.full((channels,), 0.05) for name, (channels, *_) in PICTURES.items()}
-    return FeatureEncoder(PICTURES, spreads, vector_dim, (2, 8, 3), 0.1, generator)
+    return FeatureEncoder(PICTURES, spreads, vector_dim, (2, 8, 3), dropout, generator)
 
 
 def seen_batch(seed: int = 0) -> Batch:

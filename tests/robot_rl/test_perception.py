@@ -121,6 +121,13 @@ def test_the_keypoint_kernel_is_the_softmax_and_its_gradient():
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
 
 
+def test_keypoints_of_a_diverged_mixture_do_not_look_healthy():
+    features = torch.randint(0, 256, (2, 3, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    places = torch.linspace(-1, 1, 16).view(2, 8)
+    for bad in (float("nan"), float("inf")):
+        assert locate(features, torch.full((1, 3), bad), places).isnan().all()
+
+
 def test_a_keypoint_is_where_its_channel_is_strong():
     """By hand: of 3 x 5 cells the one in row 2 and column 1 is strong, so the point is at (1, -0.5)."""
     features = torch.full((1, 1, 15), 100, dtype=torch.uint8)
