@@ -34,7 +34,6 @@ FOLDS = 4
 SMOOTHING = 0.02  # of the labels: a frame just before success looks like one just after
 TYPICAL = 400  # frames that the projection is fitted on
 FILE = "reward.safetensors"
-BEFORE: dict[str, Any] = {"keypoints": 0}  # what files of before keypoints do not say
 
 OnProgress = Callable[[str, int, int], None]
 
