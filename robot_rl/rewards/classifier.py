@@ -218,10 +218,8 @@ class SuccessClassifier:
             StoreError: There is none, or it is damaged.
         """
         tensors, facts = load_tensors(Path(path) / FILE)
-        space, vision = (
-            space_from_json(facts["space"]),
-            VisionConfig(**{"keypoints": 0, **facts["vision"]}),
-        )  # 0: saved before there were any
+        facts["vision"].setdefault("keypoints", 0)  # files of before there were any do not say
+        space, vision = space_from_json(facts["space"]), VisionConfig(**facts["vision"])
         one = cls(space, vision, facts["seed"], facts["task"], eyes)
         one.stages = int(facts.get("stages", 1))
         one.eyes.load(tensors)
