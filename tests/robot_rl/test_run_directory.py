@@ -49,6 +49,13 @@ def test_a_place_that_cannot_be(tmp_path):
         RunDirectory.create(SETTINGS, tmp_path / "file" / "run")
 
 
+def test_a_run_of_before_keypoints_has_none(tmp_path):
+    run = RunDirectory.create(preset("pixels", "reach"), tmp_path / "run")
+    assert RunDirectory.open(run.path)[1].vision.keypoints == 16
+    run.config.write_text(run.config.read_text().replace("  keypoints: 16\n", ""))
+    assert RunDirectory.open(run.path)[1].vision.keypoints == 0
+
+
 def test_no_run_says_where_runs_lie(tmp_path):
     with pytest.raises(ConfigError, match="runs/<task>/<timestamp>"):
         RunDirectory.open(tmp_path)
