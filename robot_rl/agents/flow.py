@@ -67,14 +67,14 @@ class FlowAgent:
         config: AgentConfig,
         seed: int,
         device: str = "cpu",
-        encoder: Callable[[int, torch.Generator], Encoder] | None = None,
+        encoder: Callable[[int, torch.Generator, bool], Encoder] | None = None,
     ) -> None:
         self.config, self.device, self.action_dim = config, device, action_dim
         self.scale = ObservationScale(observation_dim, config.observation_clip, device)
         latent_dim = observation_dim
         networks: dict[str, nn.Module] = {}
         if encoder is not None:
-            eyes = encoder(observation_dim, torch.Generator().manual_seed(seed))
+            eyes = encoder(observation_dim, torch.Generator().manual_seed(seed), True)
             networks["encoder"], latent_dim = eyes, eyes.output_dim
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

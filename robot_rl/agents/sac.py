@@ -43,8 +43,8 @@ class SACAgent:
         config: Hyper-parameters.
         seed: Fixes initial weights and both random streams. Same seed, same numbers (on the CPU whatever the threads).
         device: ``cpu`` or a CUDA device.
-        encoder: Makes an encoder from the width of the normalised vector and a random generator; None where there are
-            no pictures.
+        encoder: Makes an encoder from the width of the normalised vector, a random generator, and whether it is the
+            actor's, who needs to see where things are; None where there are no pictures.
     """
 
     def __init__(
@@ -54,23 +54,24 @@ class SACAgent:
         config: AgentConfig,
         seed: int,
         device: str = "cpu",
-        encoder: Callable[[int, torch.Generator], Encoder] | None = None,
+        encoder: Callable[[int, torch.Generator, bool], Encoder] | None = None,
     ) -> None:
         self.observation_dim, self.action_dim, self.config, self.device = observation_dim, action_dim, config, device
         initial = torch.Generator().manual_seed(seed)
-        latent_dim = observation_dim
+        latent_dim = critic_dim = observation_dim
         self.encoders: dict[str, Encoder] = {}
         if encoder is not None:
-            self.encoders = {name: encoder(latent_dim, initial).to(device) for name in ("actor", "critics")}
+            for name in ("actor", "critics"):
+                self.encoders[name] = encoder(observation_dim, initial, name == "actor").to(device)
             self.encoders["target_critics"] = copy.deepcopy(self.encoders["critics"]).requires_grad_(False).eval()
-            latent_dim = self.encoders["actor"].output_dim
+            latent_dim, critic_dim = self.encoders["actor"].output_dim, self.encoders["critics"].output_dim
         self.gripper = None
         if config.gripper == "discrete":
             self.gripper = GripperCritic(latent_dim, config, initial, device)
         self.moved_dim = action_dim - (self.gripper is not None)  # of the actor and its critics
         self.actor = Actor(latent_dim, self.moved_dim, config, initial, device)
-        self.critics = Critics(latent_dim, self.moved_dim, config, initial, device)
-        self.target_critics = Critics(latent_dim, self.moved_dim, config, initial, device)
+        self.critics = Critics(critic_dim, self.moved_dim, config, initial, device)
+        self.target_critics = Critics(critic_dim, self.moved_dim, config, initial, device)
         self.target_critics.parameters.requires_grad_(False).copy_(self.critics.parameters)
         self.raw_temperature = torch.full((1,), softplus_inverse(config.temperature_init), device=device)
         self.target_entropy = self.moved_dim * config.target_entropy_per_action

@@ -14,7 +14,8 @@ class VisionConfig:
         channels: Principal directions of the trunk's features that are kept.
         embeddings: Learned spatial weightings of each channel (SERL's spatial learned embeddings).
         width: Of each camera's part of the latent.
-        keypoints: Places that each camera's part also says (`robot_rl.vision.keypoints`); 0 for none.
+        keypoints: Places that each camera's part also says to actors and rewards (`robot_rl.vision.keypoints`); 0 for
+            none. Critics have none: there they cost a fifth of an update.
         dropout: Of the embeddings in training; SERL has 0.1.
         shifts: Cached versions of each picture: itself, and this many less one shifted at random.
         shift_pixels: Largest shift each way [pixels].

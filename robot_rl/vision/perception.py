@@ -173,15 +173,15 @@ class Perception:
             out[i] = padded[i, y : y + height, x : x + width]
         return out
 
-    def encoder(self, vector_dim: int, generator: torch.Generator) -> Encoder:
-        """A fresh trainable encoder of (vector, pictures as remembered) into a latent."""
+    def encoder(self, vector_dim: int, generator: torch.Generator, keypoints: bool = True) -> Encoder:
+        """A fresh trainable encoder of (vector, pictures as remembered) into a latent, with keypoints or without."""
         if self._trunk is None:
             shapes = {name: (self.history, *shape[1:]) for name, shape in self.shapes.items()}
             return ConvEncoder(shapes, vector_dim, self.config.width, self.config.shift_pixels, generator)
         spreads = {name: (std := self._of(name)[2]) / std[0] * (QUANTISED_RANGE / 127.0) for name in self.cameras}
         spreads = {name: spread.repeat(self.history) for name, spread in spreads.items()}
         shapes = {name: (self.history * self.shapes[name][1], *self._maps[name]) for name in self.cameras}
-        sizes = (self.config.embeddings, self.config.width, self.config.keypoints)
+        sizes = (self.config.embeddings, self.config.width, self.config.keypoints * keypoints)
         return FeatureEncoder(shapes, spreads, vector_dim, sizes, self.config.dropout, generator)
 
     def state(self) -> dict[str, Tensor]:

@@ -260,9 +260,9 @@ def test_cloning_reproduces_the_demonstrator_and_ignores_the_rest():
 PICTURES = {"front": (3, 1, 5), "wrist": (2, 7, 1)}  # channels, rows, columns
 
 
-def eyes(vector_dim: int, generator: torch.Generator, dropout: float = 0.1) -> FeatureEncoder:
+def eyes(vector_dim: int, generator: torch.Generator, actor: bool, dropout: float = 0.1) -> FeatureEncoder:
     spreads = {name: torch.full((channels,), 0.05) for name, (channels, *_) in PICTURES.items()}
-    return FeatureEncoder(PICTURES, spreads, vector_dim, (2, 8, 3), dropout, generator)
+    return FeatureEncoder(PICTURES, spreads, vector_dim, (2, 8, 3 * actor), dropout, generator)
 
 
 def seen_batch(seed: int = 0) -> Batch:
