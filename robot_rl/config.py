@@ -23,6 +23,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "batch_size": (2, math.inf),
     "demo_fraction": (0, 1),
     "demo_noise": (0, 1),
+    "keep_successes": (0, math.inf),
     "utd_ratio": (0, 1000),
     "stop_at_success": (0, math.inf),
     "n_step": (1, math.inf),
@@ -73,8 +74,9 @@ class TrainConfig:
         device: Of the learner: cpu, or a CUDA device.
         batch_size: Transitions in a batch.
         demo_fraction: Share of demonstrations in a batch.
-        keep_successes: Training episodes that succeed count as demonstrations too, where they took no longer than the
-            longest of those.
+        keep_successes: Training episodes that succeed count as demonstrations too, where they took at most this many
+            times the steps of the longest of those; 0 for none. What took longer shows mostly how to dither; but where
+            a peg has to find its hole, also how to search.
         utd_ratio: Critic updates per environment step.
         utd: `enforced`: exactly that many, and an asynchronous actor waits between episodes where the learner is
             behind; `free`: an asynchronous learner updates as often as it can and the actor waits for nothing.
@@ -112,7 +114,7 @@ class TrainConfig:
     device: str = "cpu"
     batch_size: int = 256
     demo_fraction: float = 0.5
-    keep_successes: bool = False
+    keep_successes: float = 0.0
     utd_ratio: float = 8.0
     utd: str = "enforced"
     n_step: int = 1
@@ -253,7 +255,7 @@ _FAST = TrainConfig(
     ),
     steps=6_000,
     stop_at_success=0.98,
-    keep_successes=True,
+    keep_successes=2.0,
     utd_ratio=4.0,
     n_step=3,
     gamma=0.95,
@@ -268,7 +270,7 @@ _FAST = TrainConfig(
 PRESETS: dict[str, TrainConfig] = {
     "fast": _FAST,
     "pixels": replace(
-        _FAST, env={"observations": "vision"}, steps=20_000,
+        _FAST, env={"observations": "vision"}, steps=20_000, keep_successes=1.0,
         agent=replace(_FAST.agent, policy_delay=4, critic_weight_decay=0.0),
     ),
     "scratch": TrainConfig(

@@ -88,9 +88,9 @@ class Skill:
     def keep_demonstrated(self, sources: NDArray[np.uint8], success: bool) -> None:
         """Of the episode that is newest in `online`, what counts as demonstration too.
 
-        All of it, where `keep_successes` says so and it succeeded by itself, no slower than the slowest demonstration:
-        what dithers and succeeds at last shows mostly how to dither. Where a person took over, their steps alone, each
-        run of them by itself, so that no transition joins two: what made the person step in is nothing to imitate.
+        All of it, where it succeeded by itself, no slower than `keep_successes` says: what dithers and succeeds at last
+        shows mostly how to dither. Where a person took over, their steps alone, each run of them by itself, so that no
+        transition joins two: what made the person step in is nothing to imitate.
 
         Args:
             sources: Whose each step was, as the store has it, shape (T,).
@@ -98,7 +98,7 @@ class Skill:
         """
         first = self.online.rows - len(sources) - 1
         if success and self.config.keep_successes and not (sources == HUMAN).any():
-            if len(sources) <= (self.longest_demonstration or len(sources)):
+            if len(sources) <= self.config.keep_successes * (self.longest_demonstration or len(sources)):
                 self.demos.copy_rows(self.online, first, self.online.rows)
             return
         human = np.concatenate([[False], sources == HUMAN, [False]])

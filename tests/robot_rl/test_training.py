@@ -39,7 +39,7 @@ def config(**changes):
     return replace(base, **changes)
 
 
-RICH = {"demos": "3", "keep_successes": True, "normalise": True, "bc_updates": 5, "n_step": 3, "utd_ratio": 1.5,
+RICH = {"demos": "3", "keep_successes": 1.0, "normalise": True, "bc_updates": 5, "n_step": 3, "utd_ratio": 1.5,
         "learning_starts": 0, "actor_starts": 7, "random_steps": 6}  # fmt: skip
 
 
@@ -287,7 +287,7 @@ def test_the_best_policy_is_published_where_the_last_is_worse(tmp_path):
     assert run.checkpoints.load()[1]["step"] == 120, "and training goes on from the last"
 
 
-@pytest.mark.parametrize("keep_successes", [False, True])
+@pytest.mark.parametrize("keep_successes", [0.0, 10.0])
 def test_what_a_person_did_is_stored_as_done_and_feeds_both_halves(keep_successes, tmp_path):
     """And nothing else of the episodes they stepped into is imitated, even where those succeeded."""
     settings = config(task="toy/Taught-v0", keep_successes=keep_successes)
@@ -302,7 +302,9 @@ def test_what_a_person_did_is_stored_as_done_and_feeds_both_halves(keep_successe
         assert (rows["action"][rows["source"] == 1] == 0.75).all()
         taught += int(rows["source"].sum()) if record.closed else 0
     demos = next(iter(trainer.learner.skills.values())).demos
-    alone = sum(r.length for r in store.episode_table() if r.closed and r.success and r.length < 3) * keep_successes
+    alone = sum(r.length for r in store.episode_table() if r.closed and r.success and r.length < 3) * (
+        keep_successes > 0
+    )
     assert len(demos) == taught + alone > 4, (
         "each step of the person's once, and no transition from one run of them to the next"
     )
@@ -317,7 +319,7 @@ def test_what_a_person_did_is_stored_as_done_and_feeds_both_halves(keep_successe
 
 
 def test_a_success_slower_than_every_demonstration_is_not_imitated(tmp_path):
-    settings = config(demos="3", keep_successes=True, steps=300, random_steps=0, bc_updates=300, learning_starts=300)
+    settings = config(demos="3", keep_successes=1.0, steps=300, random_steps=0, bc_updates=300, learning_starts=300)
     _, trainer, _ = train(settings, tmp_path / "run")
     shown = [r.length for r in EpisodeStore.open(tmp_path / "run" / "demonstrations").episode_table()]
     done = [r.length for r in trainer.store.episode_table() if r.closed and r.success]
