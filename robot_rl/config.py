@@ -75,8 +75,8 @@ class TrainConfig:
         batch_size: Transitions in a batch.
         demo_fraction: Share of demonstrations in a batch.
         keep_successes: Training episodes that succeed count as demonstrations too, where they took at most this many
-            times the steps of the longest of those; 0 for none. What took longer shows mostly how to dither; but where
-            a peg has to find its hole, also how to search.
+            times the steps of the longest of those; 0 for none, .inf for all. What took longer shows mostly how to
+            dither (then 1 is better: bin_relocate); but where a peg has to find its hole, also how to search.
         utd_ratio: Critic updates per environment step.
         utd: `enforced`: exactly that many, and an asynchronous actor waits between episodes where the learner is
             behind; `free`: an asynchronous learner updates as often as it can and the actor waits for nothing.
@@ -255,7 +255,7 @@ _FAST = TrainConfig(
     ),
     steps=6_000,
     stop_at_success=0.98,
-    keep_successes=2.0,
+    keep_successes=math.inf,
     utd_ratio=4.0,
     n_step=3,
     gamma=0.95,
