@@ -50,6 +50,10 @@ def _count_as_text(value: Any) -> Any:
     return str(value) if type(value) is int else value
 
 
+def _true_as_all(value: Any) -> Any:
+    return math.inf if value is True else value  # as older runs have it
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """One training run.
@@ -114,7 +118,7 @@ class TrainConfig:
     device: str = "cpu"
     batch_size: int = 256
     demo_fraction: float = 0.5
-    keep_successes: float = 0.0
+    keep_successes: Annotated[float, BeforeValidator(_true_as_all)] = 0.0
     utd_ratio: float = 8.0
     utd: str = "enforced"
     n_step: int = 1

@@ -49,11 +49,17 @@ def test_a_place_that_cannot_be(tmp_path):
         RunDirectory.create(SETTINGS, tmp_path / "file" / "run")
 
 
-def test_a_run_of_before_keypoints_has_none(tmp_path):
+def test_a_run_of_before_goes_on_as_it_was(tmp_path):
+    """Before keypoints there were none, and where successes were kept, all were."""
     run = RunDirectory.create(preset("pixels", "reach"), tmp_path / "run")
-    assert RunDirectory.open(run.path)[1].vision.keypoints == 16
-    run.config.write_text(run.config.read_text().replace("  keypoints: 16\n", ""))
-    assert RunDirectory.open(run.path)[1].vision.keypoints == 0
+    now = RunDirectory.open(run.path)[1]
+    assert (now.vision.keypoints, now.keep_successes) == (16, 1.0)
+    text = (
+        run.config.read_text().replace("  keypoints: 16\n", "").replace("keep_successes: 1.0", "keep_successes: true")
+    )
+    run.config.write_text(text)
+    before = RunDirectory.open(run.path)[1]
+    assert (before.vision.keypoints, before.keep_successes) == (0, float("inf"))
 
 
 def test_no_run_says_where_runs_lie(tmp_path):
