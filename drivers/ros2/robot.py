@@ -170,6 +170,10 @@ class Robot:
         if self._is_due("diagnostics", now, DIAGNOSTICS_HZ):
             self._diagnose(now)
 
+    def _name_joints(self, state: ArmState) -> None:
+        """By number, where the options name none."""
+        self._joint_names = self._joint_names or [f"joint{i + 1}" for i in range(len(state.q))]
+
     # Targets
 
     def _take_target(self, content: ros.Message) -> None:
@@ -229,8 +233,7 @@ class Robot:
         now = self.node.now()
         stamp = now - max(0.0, self.clock.now() - state.time_s)
         base, tcp = ros.header(stamp, self.options.base_frame), ros.header(stamp, self.options.tcp_frame)
-        if not self._joint_names:
-            self._joint_names = [f"joint{i + 1}" for i in range(len(state.q))]
+        self._name_joints(state)
         say = self._say
         say["joint_states"].publish(
             ros.message(
@@ -353,6 +356,11 @@ class Robot:
 
         if self._controllers[JOINT] != "active" and self._controllers[CARTESIAN] != "active":
             return failed(INVALID_GOAL, "no controller is active")
+        try:
+            with self._lock:
+                self._name_joints(self.arm.state())  # a goal may come before the first tick
+        except RobotRLError as error:
+            return failed(INVALID_GOAL, str(error))
         plan = goal.trajectory
         if missing := [name for name in self._joint_names if name not in plan.joint_names]:
             return failed(

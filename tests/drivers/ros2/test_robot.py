@@ -29,7 +29,7 @@ class Scene:
         self.plant = TwinPlant("fr3")
         self.clock = TwinClock(self.plant.twin)
         node, self.user = self.bus.node("arm"), self.bus.node("user")
-        options = RobotOptions(joint_names=JOINT_NAMES["fr3"], **options)
+        options = RobotOptions(**{"joint_names": JOINT_NAMES["fr3"], **options})
         self.robot = Robot(node, TwinArm(self.plant.twin), self.plant.gripper, self.clock, options)
         self.targets = self.user.publisher("target_pose", POSE, NEWEST)
 
@@ -254,6 +254,13 @@ def test_a_joint_trajectory_goes_by_names_not_by_order(scene):
     names = list(JOINT_NAMES["fr3"])
     status, _ = follow(scene, names[::-1], (goal[::-1], 2.0))
     assert status == SUCCEEDED
+    np.testing.assert_allclose(scene.plant.twin.q, goal, atol=1e-6)
+
+
+def test_a_trajectory_before_the_first_tick_finds_joints_that_are_named_by_number():
+    scene = Scene(joint_names=())
+    goal = scene.plant.twin.q + 0.05
+    assert follow(scene, [f"joint{i}" for i in range(1, 8)], (goal, 2.0))[0] == SUCCEEDED
     np.testing.assert_allclose(scene.plant.twin.q, goal, atol=1e-6)
 
 
