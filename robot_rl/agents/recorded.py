@@ -8,8 +8,8 @@ carried out as written.
 
 import gc
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -94,23 +94,17 @@ class RecordedUpdate:
     def _on_device(self) -> AbstractContextManager[Any]:
         return torch.cuda.device(self._device) if self._stream else nullcontext()
 
-    def _aside(self) -> AbstractContextManager[Any]:
+    @contextmanager
+    def _aside(self) -> Generator[None]:
         """A stream beside the usual one, after what was asked for there and before what follows: recording wants it."""
-        return _Aside(self._stream) if self._stream else nullcontext()
-
-
-class _Aside:
-    def __init__(self, stream: torch.cuda.Stream) -> None:
-        self._stream, self._usual = stream, torch.cuda.current_stream(stream.device)
-        self._inside = torch.cuda.stream(stream)  # makes the stream's device the present one too
-
-    def __enter__(self) -> None:
-        self._stream.wait_stream(self._usual)
-        self._inside.__enter__()
-
-    def __exit__(self, *error: Any) -> None:
-        self._inside.__exit__(*error)
-        self._usual.wait_stream(self._stream)
+        if self._stream is None:
+            yield
+            return
+        usual = torch.cuda.current_stream(self._device)
+        self._stream.wait_stream(usual)
+        with torch.cuda.stream(self._stream):  # makes its device the present one too
+            yield
+        usual.wait_stream(self._stream)
 
 
 def _map(change: Callable[[Tensor], Tensor], value: Any) -> Any:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import tasks
+from robot_rl.geometry import invert, matrix_from_quat
 
 SEEDS = range(5)
 
@@ -230,3 +231,17 @@ def test_tasks_lists_what_exists(capsys):
     assert command() == 0
     out = capsys.readouterr().out
     assert all(name in out for name in tasks.TASKS)
+
+
+def test_the_front_camera_sees_the_whole_area_of_pick_cube_and_little_else():
+    """Its corners, where cubes lie and stand, are in the picture; the near edge takes up nearly all of its width."""
+    env = tasks.make_env(tasks.TASKS["pick_cube"], observations="vision")
+    env.reset(seed=0)
+    camera = env.unwrapped.cell.cameras["front"]
+    x, y, z = np.meshgrid([0.35, 0.65], [-0.2, 0.2], [0.0, 0.04], indexing="ij")
+    corners = np.stack([x, y, z], -1).reshape(-1, 3)
+    T_camera_base = invert(camera.pose_in_base())
+    pixels = camera.intrinsics.project(corners @ matrix_from_quat(T_camera_base[3:]).T + T_camera_base[:3])
+    assert ((pixels > 0) & (pixels < 127)).all()
+    assert np.ptp(pixels[:, 0]) > 110
+    env.close()
